@@ -1,0 +1,168 @@
+"""The actor: a bounded mailbox, the one coroutine that owns the data, and what happens when either
+ends.
+
+The rule: whoever asks gets exactly one answer (P4). The loop takes all that waits, gives it to the
+owner as one drain, and goes on. If the owner raises, nothing is known any more: everyone who waits
+is told so, and the loop ends with the exception, for the process to end (P10).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from kvactor.errors import KvactorError, OutcomeUnknown, Overloaded, Stopping
+from kvactor.messages import Answer, Message, Stop, Tick
+from kvactor.owner import Envelope, Owner, Reply
+from kvactor.settings import Settings
+from kvactor.storage.directory import Storage
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+#: Seconds between two ticks.
+TICK = 1.0
+
+#: Seconds of the loop's time that a fold in the background is lent after a drain, when it has
+#: fallen behind.
+LOAN = 0.001
+
+
+def wall_clock() -> int:
+    """Return the time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class StoreActor:
+    """Owns a storage, from `start` to `stop`. Raises `DataDamaged` if the storage cannot be recovered.
+
+    `done` is the loop's task: who started the actor waits for it too, because it ends with an
+    exception when the data is not safe any more.
+    """
+
+    done: asyncio.Task[None]
+
+    def __init__(
+        self, storage: Storage, settings: Settings, clock: Callable[[], int] = wall_clock
+    ) -> None:
+        self._storage = storage
+        self._settings = settings
+        self._clock = clock
+        self._mailbox: asyncio.Queue[Envelope] = asyncio.Queue()
+        self._owner = Owner(storage.journal, storage.tree, settings, self._post)
+        self._draining: list[Envelope] = []
+        #: makes the error for whoever asks, unless the loop is running
+        self._closed: Callable[[], KvactorError] | None = _stopping
+        #: the newest durable revision
+        self.revision = self._owner.revision
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait: in the mailbox, or for a flush."""
+        return self._mailbox.qsize() + self._owner.held
+
+    # -- asking --
+
+    def ask(self, message: Message[R]) -> "asyncio.Future[Answer[R]]":
+        """Return the future answer to a message. Raises `Overloaded` or `Stopping` at once.
+
+        Whoever stops waiting may cancel the future: what was asked for is done, or not, all the
+        same (P7).
+        """
+        reply: asyncio.Future[Answer[R]] = self._loop.create_future()
+        self.send(message, reply)
+        return reply
+
+    def send(self, message: Message[Any], reply: Reply) -> None:
+        """Put a message into the mailbox, its answer to be given to `reply`.
+
+        Raises `Overloaded` or `Stopping`.
+        """
+        if self._closed is not None:
+            raise self._closed()
+        if self._mailbox.qsize() + self._owner.held >= self._settings.mailbox_size:
+            raise Overloaded(
+                f"{self._settings.mailbox_size} requests are waiting already. Try again later."
+            )
+        self._mailbox.put_nowait((message, reply))
+
+    def _post(self, message: Message[Any]) -> None:
+        self._loop.call_soon_threadsafe(self._mailbox.put_nowait, (message, None))
+
+    # -- life --
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        self._loop = asyncio.get_running_loop()
+        self._closed = None
+        self.done = self._loop.create_task(self._run(), name="kvactor-owner")
+        self._loop.call_later(TICK, self._tick)
+
+    async def stop(self) -> None:
+        """Answer what was accepted, flush, fold, and close the storage.
+
+        If the loop had failed, `done` still says so.
+        """
+        if self._closed is None:
+            self._closed = _stopping
+            self._post(Stop())
+        await asyncio.wait({self.done})
+        self._storage.close()
+
+    def _tick(self) -> None:
+        if not self.done.done():
+            self._post(Tick(self._storage.journal.free_space()))
+            self._loop.call_later(TICK, self._tick)
+
+    async def _run(self) -> None:
+        owner, mailbox = self._owner, self._mailbox
+        try:
+            while not owner.finished:
+                self._draining = [await mailbox.get()]
+                while not mailbox.empty():
+                    self._draining.append(mailbox.get_nowait())
+                owner.drain(self._clock(), self._draining)
+                self.revision = owner.revision
+                if owner.behind:
+                    _lend_time()
+        except Exception as error:
+            log.critical(
+                "the owner has failed, the process must end: %s", _chain(error), exc_info=error
+            )
+            self._fail()
+            raise
+        self._refuse(_stopping)
+
+    def _fail(self) -> None:
+        self._refuse(_unknown)
+        self._owner.fail(_unknown())
+
+    def _refuse(self, error: Callable[[], KvactorError]) -> None:
+        self._closed = error
+        while not self._mailbox.empty():
+            self._draining.append(self._mailbox.get_nowait())
+        for _, reply in self._draining:
+            if reply is not None and not reply.done():
+                reply.set_exception(error())
+
+
+def _stopping() -> Stopping:
+    return Stopping("The server is shutting down, or not up yet.")
+
+
+def _unknown() -> OutcomeUnknown:
+    return OutcomeUnknown(
+        "The server has failed and is ending. What was asked for may have been done, or not: "
+        "look after the restart."
+    )
+
+
+def _lend_time() -> None:
+    # A fold gets the interpreter only when the loop lets go of it, which a busy one hardly ever does.
+    time.sleep(LOAN)
+
+
+def _chain(error: BaseException) -> str:
+    return f"{error}: {error.__cause__}" if error.__cause__ else str(error) or repr(error)

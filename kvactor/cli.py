@@ -1,0 +1,137 @@
+"""The command line: `kvactor serve`, which is also what `kvactor` alone does."""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+import kvactor
+from kvactor.actor import StoreActor
+from kvactor.errors import DataDirectoryError
+from kvactor.settings import Settings, load, table
+from kvactor.storage.directory import Storage, open_directory, open_memory
+from kvactor.web.app import create_app, create_runner
+
+log = logging.getLogger(__name__)
+
+#: Addresses that only this machine reaches.
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; its flags come from the table of settings."""
+    top = argparse.ArgumentParser(
+        prog="kvactor",
+        description="A transactional key-value server over plain HTTP.",
+        epilog="Every setting is a flag, and an environment variable; the flag wins.",
+    )
+    top.add_argument("--version", action="version", version=f"kvactor {kvactor.__version__}")
+    commands = top.add_subparsers(dest="command", metavar="command")
+    serve = commands.add_parser(
+        "serve", help="run the server (the default command)", description="Run the server."
+    )
+    for sub in (top, serve):
+        group = sub.add_argument_group("settings of serve")
+        for setting in table():
+            group.add_argument(
+                setting.flag,
+                dest=setting.name,
+                default=argparse.SUPPRESS,
+                nargs="?" if setting.kind is bool else None,
+                const="true" if setting.kind is bool else None,
+                metavar=setting.metavar,
+                help=f"{setting.help} (default: {setting.default}; {setting.variable})",
+            )
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status: 0 after a stop that was asked for, 1 after a failure,
+    2 for wrong usage.
+    """
+    given = vars(parser().parse_args(arguments))
+    given.pop("command")
+    try:
+        settings = load(os.environ, given)
+    except ValueError as error:
+        return _complain(error, 2)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    path = Path(settings.data_dir).absolute()
+    try:
+        storage = open_memory() if settings.memory else open_directory(path, settings.map_size)
+        where = "data in memory" if settings.memory else f"data in {path}"
+        return uvloop.run(serve(storage, settings, where))
+    except DataDirectoryError as error:
+        return _complain(error, 1)
+
+
+def _complain(error: object, status: int) -> int:
+    sys.stderr.write(f"kvactor: {error}\n")
+    return status
+
+
+async def serve(storage: Storage, settings: Settings, where: str) -> int:
+    """Serve a storage until a signal or a failure ends it; return the exit status."""
+    actor = StoreActor(storage, settings)
+    runner = create_runner(create_app(actor, settings), settings)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.host, settings.port).start()
+    except OSError as error:
+        await runner.cleanup()
+        return _complain(
+            f"{error.strerror}. Choose another address with --host and --port (0 picks a free one).", 1
+        )
+    # What is alive now lives as long as the server: the garbage collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    sys.stdout.write(
+        f"kvactor {kvactor.__version__} ready at {_url(runner)}, {where}, revision {actor.revision}\n"
+    )
+    sys.stdout.flush()
+    if settings.host not in _LOOPBACK:
+        log.warning(
+            "listening on %s: there is no authentication, so whoever reaches this port can read "
+            "and write everything",
+            settings.host,
+        )
+    await _told_to_stop(actor)
+    await runner.cleanup()
+    return 1 if actor.done.exception() else 0
+
+
+async def _told_to_stop(actor: StoreActor) -> None:
+    """Wait for a signal, or for the actor's failure.
+
+    After this, a second signal ends the process at once.
+    """
+    loop = asyncio.get_running_loop()
+    told = loop.create_future()
+
+    def on_signal(number: int) -> None:
+        if told.done():
+            log.warning("ending at once: what was not acknowledged may be lost")
+            os._exit(128 + number)
+        log.info("%s: finishing what was accepted", signal.Signals(number).name)
+        told.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    await asyncio.wait({told, actor.done}, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _url(runner: web.AppRunner) -> str:
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

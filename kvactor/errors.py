@@ -1,0 +1,174 @@
+"""Every outcome that a caller can act on: one class each, with a stable `code`. No HTTP in here.
+
+The web layer maps these classes to statuses in one table of its own (`web/errors.py`). An exception
+that is not a `KvactorError` is a fault of ours or of the machine, and ends the process (promise
+P10).
+"""
+
+from typing import ClassVar
+
+
+class KvactorError(Exception):
+    """An expected outcome. The message is a whole sentence for the caller.
+
+    `rests_on` is the revision, perhaps only staged, that has to be durable before the outcome may
+    be told (P3; 0: none); `revision` is the store's revision at which it happened, once the owner
+    has answered with it.
+    """
+
+    code: ClassVar[str] = "error"
+    rests_on: int = 0
+    revision: int | None = None
+
+
+# -- what was asked for cannot be understood or is over a limit --
+
+
+class InvalidRequest(KvactorError):
+    """Is raised when a request cannot be read: malformed JSON, a wrong type, a bad path."""
+
+    code = "invalid_request"
+
+
+class KeyAndValueRequired(KvactorError):
+    """Is raised when the seed's set route is given no key or no value."""
+
+    code = "key_and_value_required"
+
+
+class InvalidKey(KvactorError):
+    """Is raised when a key is empty, longer than the limit, or not UTF-8."""
+
+    code = "invalid_key"
+
+
+class ValueTooLarge(KvactorError):
+    """Is raised when a value is larger than `max_value_size`."""
+
+    code = "value_too_large"
+
+
+class BodyTooLarge(KvactorError):
+    """Is raised when a request's body is larger than `max_body_size`."""
+
+    code = "body_too_large"
+
+
+class BodyTimeout(KvactorError):
+    """Is raised when a request's body has not arrived within `body_timeout`."""
+
+    code = "body_timeout"
+
+
+# -- keys --
+
+
+class KeyNotFound(KvactorError):
+    """Is raised when a key to be read or deleted has no value."""
+
+    code = "key_not_found"
+
+
+class RecordDamaged(KvactorError):
+    """Is raised when a stored record fails its checksum. Other keys are not affected."""
+
+    code = "record_damaged"
+
+
+# -- transactions --
+
+
+class NoTransaction(KvactorError):
+    """Is raised by commit and rollback when the shared transaction is not open."""
+
+    code = "no_transaction"
+
+
+class TransactionNotFound(KvactorError):
+    """Is raised when an isolated transaction was never opened, is rolled back, or was idle for too
+    long.
+    """
+
+    code = "transaction_not_found"
+
+
+class TransactionConflict(KvactorError):
+    """Is raised when something that an isolated transaction has read was written by someone else
+    since.
+    """
+
+    code = "transaction_conflict"
+
+
+class TransactionTooDeep(KvactorError):
+    """Is raised by begin at `max_transaction_depth`."""
+
+    code = "transaction_too_deep"
+
+
+class TransactionTooLarge(KvactorError):
+    """Is raised when a transaction's writes and read set would exceed `max_transaction_size`."""
+
+    code = "transaction_too_large"
+
+
+class TooManyTransactions(KvactorError):
+    """Is raised when `max_transactions` isolated transactions are open already."""
+
+    code = "too_many_transactions"
+
+
+# -- the server's own state --
+
+
+class Overloaded(KvactorError):
+    """Is raised when `mailbox_size` requests are waiting already. Nothing was done; try again."""
+
+    code = "overloaded"
+
+
+class Stopping(KvactorError):
+    """Is raised when the server is shutting down. Nothing was done."""
+
+    code = "stopping"
+
+
+class StorageFull(KvactorError):
+    """Is raised by writes while less than `min_free_space` is free. Nothing was done; reads go on."""
+
+    code = "storage_full"
+
+
+class OutcomeUnknown(KvactorError):
+    """Is raised to every waiter when a flush or the owner fails: the write may or may not be
+    durable (P10).
+    """
+
+    code = "outcome_unknown"
+
+
+# -- starting --
+
+
+class DataDirectoryError(KvactorError):
+    """Is raised at start when the data directory cannot be used; the base of the three below."""
+
+    code = "data_directory"
+
+
+class DirectoryInUse(DataDirectoryError):
+    """Is raised when another process holds the data directory's lock."""
+
+    code = "directory_in_use"
+
+
+class FormatUnsupported(DataDirectoryError):
+    """Is raised when the data directory was written by a newer layout, or is not one of ours."""
+
+    code = "format_unsupported"
+
+
+class DataDamaged(DataDirectoryError):
+    """Is raised when the journal cannot be replayed: a row is missing or fails its checksum."""
+
+    code = "data_damaged"

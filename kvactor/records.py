@@ -1,0 +1,165 @@
+"""How keys, values and revisions are laid out in bytes, on disk and in memory alike.
+
+A record is one `bytes` object, so that a million keys are not a million objects for the garbage
+collector to walk:
+
+    crc32 (4) | mod revision (8) | create revision (8) | expires at (8) |
+    length of content type (1) | content type | value
+
+Integers are big-endian; times are milliseconds since the Unix epoch, and `NEVER` stands for no
+expiry. The checksum covers the key too, so a record that turns up under another key is noticed. A
+record with mod revision 0 is a draft: written in a transaction that has not committed.
+
+A revision is one committed write, batch or transaction: what one row of the journal holds.
+"""
+
+from enum import Enum
+from struct import Struct
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from kvactor.errors import DataDamaged, RecordDamaged
+
+
+class Missing(Enum):
+    """Nothing here: look further down; at the bottom, there is no such key."""
+
+    MISSING = "missing"
+
+
+class Tombstone(Enum):
+    """Deleted here: do not look further down."""
+
+    TOMBSTONE = "tombstone"
+
+
+MISSING: Final = Missing.MISSING
+TOMBSTONE: Final = Tombstone.TOMBSTONE
+
+#: What a layer says of a key that it has something to say about.
+Entry = bytes | Tombstone
+
+NEVER = (1 << 64) - 1
+MAX_KEY_SIZE = 511
+MAX_CONTENT_TYPE_SIZE = 255
+
+_CHECKSUM = Struct(">I")
+_STAMP = Struct(">QQ")
+_REVISION = Struct(">Q")
+_HEADER = Struct(">IQQQB")
+HEADER_SIZE = _HEADER.size
+_read_expiry = Struct(">20xQ").unpack_from
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A record taken apart."""
+
+    revision: int
+    created: int
+    expires_at: int
+    content_type: str
+    value: bytes
+
+
+def encode(
+    key: bytes,
+    value: bytes,
+    content_type: str,
+    expires_at: int = NEVER,
+    revision: int = 0,
+    created: int = 0,
+) -> bytes:
+    """Return the record of `key`. `content_type` is ASCII of at most `MAX_CONTENT_TYPE_SIZE` bytes."""
+    kind = content_type.encode("ascii")
+    rest = _HEADER.pack(0, revision, created, expires_at, len(kind))[_CHECKSUM.size :] + kind + value
+    return _CHECKSUM.pack(crc32(rest, crc32(key))) + rest
+
+
+def stamp(key: bytes, draft: bytes, revision: int, created: int) -> bytes:
+    """Return `draft` with its revisions filled in: what a commit does to what a transaction wrote."""
+    rest = _STAMP.pack(revision, created) + draft[_CHECKSUM.size + _STAMP.size :]
+    return _CHECKSUM.pack(crc32(rest, crc32(key))) + rest
+
+
+def verify(key: bytes, record: bytes) -> None:
+    """Raise `RecordDamaged` unless the checksum of `record`, as stored under `key`, is right."""
+    if (
+        len(record) < _HEADER.size
+        or crc32(memoryview(record)[_CHECKSUM.size :], crc32(key)) != _CHECKSUM.unpack_from(record)[0]
+    ):
+        raise RecordDamaged(
+            f"The stored record of key {key.decode(errors='replace')!r} fails its checksum."
+        )
+
+
+def decode(record: bytes) -> Record:
+    """Take a record apart."""
+    _, revision, created, expires_at, length = _HEADER.unpack_from(record)
+    end = _HEADER.size + length
+    return Record(
+        revision, created, expires_at, record[_HEADER.size : end].decode("ascii"), record[end:]
+    )
+
+
+def value_of(record: bytes) -> bytes:
+    """Return a record's value alone."""
+    return record[_HEADER.size + record[_HEADER.size - 1] :]
+
+
+def created_of(record: bytes) -> int:
+    """Return a record's create revision alone."""
+    return int.from_bytes(record[12:20], "big")
+
+
+def expiry_of(record: bytes) -> int:
+    """Return when a record expires, in milliseconds since the epoch, or `NEVER`."""
+    expires_at: int = _read_expiry(record)[0]
+    return expires_at
+
+
+class Revision(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One atomic change of the store: each key that it touches once, with its new record or,
+    deleted, None.
+    """
+
+    number: int
+    time: int
+    changes: tuple[tuple[bytes, bytes | None], ...]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Revision)
+
+
+def encode_revision_number(number: int) -> bytes:
+    """Return the key of a revision's row: its number in 8 bytes, so that rows are in order."""
+    return _REVISION.pack(number)
+
+
+def decode_revision_number(key: bytes) -> int:
+    """Return the number that a row's key stands for."""
+    number: int = _REVISION.unpack(key)[0]
+    return number
+
+
+def encode_revision(revision: Revision) -> bytes:
+    """Return a row of the journal: crc32 (4), then MessagePack of (number, time, changes)."""
+    rest = _encoder.encode(revision)
+    return _CHECKSUM.pack(crc32(rest)) + rest
+
+
+def decode_revision(number: int, row: bytes) -> Revision:
+    """Take a row of the journal apart.
+
+    Raises `DataDamaged` if it is not what was written as `number`.
+    """
+    if (
+        len(row) > _CHECKSUM.size
+        and crc32(memoryview(row)[_CHECKSUM.size :]) == _CHECKSUM.unpack_from(row)[0]
+    ):
+        revision = _decoder.decode(memoryview(row)[_CHECKSUM.size :])
+        if revision.number == number:
+            return revision
+    raise DataDamaged(f"Revision {number} in the journal fails its checksum.")

@@ -1,0 +1,180 @@
+"""The one table of settings. Flags, environment variables, help and the README's list all come from it.
+
+A setting's environment variable is its name in capitals behind `KVACTOR_`, its flag its name with
+dashes. A flag wins over the variable, the variable over the default. Sizes are bytes, durations
+seconds.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from kvactor.records import MAX_KEY_SIZE
+
+PREFIX = "KVACTOR_"
+
+_MiB = 1024 * 1024
+_YEAR = 365 * 24 * 3600
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What can be chosen. Raises nothing; see `load` for how it is filled from text."""
+
+    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = (
+        5000
+    )
+    data_dir: Annotated[str, Meta(description="directory for the data")] = "kvactor-data"
+    memory: Annotated[bool, Meta(description="keep everything in memory, and nothing on disk")] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="how much to log, to standard error"),
+    ] = "info"
+    access_log: Annotated[bool, Meta(description="log each request; costs speed")] = False
+
+    max_key_size: Annotated[
+        int, Meta(ge=1, le=MAX_KEY_SIZE, description="bytes of a key, in UTF-8")
+    ] = MAX_KEY_SIZE
+    max_value_size: Annotated[int, Meta(ge=1, le=1 << 30, description="bytes of a value")] = _MiB
+    max_body_size: Annotated[int, Meta(ge=1, le=1 << 30, description="bytes of a request's body")] = (
+        8 * _MiB
+    )
+    max_header_size: Annotated[
+        int, Meta(ge=256, le=_MiB, description="bytes of the request line, and of a header field")
+    ] = 8190
+    body_timeout: Annotated[
+        float, Meta(gt=0, le=_YEAR, description="seconds in which a body has to arrive")
+    ] = 30.0
+    keepalive_timeout: Annotated[
+        float, Meta(gt=0, le=_YEAR, description="seconds after which an idle connection is closed")
+    ] = 75.0
+    shutdown_timeout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=_YEAR,
+            description="seconds that requests under way get to finish when the server stops",
+        ),
+    ] = 10.0
+    mailbox_size: Annotated[int, Meta(ge=1, description="requests that may wait; more get 503")] = (
+        10_000
+    )
+
+    max_transactions: Annotated[int, Meta(ge=1, description="isolated transactions open at once")] = (
+        1000
+    )
+    max_transaction_depth: Annotated[int, Meta(ge=1, description="levels of nesting")] = 32
+    max_transaction_size: Annotated[
+        int, Meta(ge=1, description="bytes of a transaction's writes and read set")
+    ] = 16 * _MiB
+    transaction_idle_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=_YEAR,
+            description="seconds after which an idle isolated transaction is rolled back",
+        ),
+    ] = 30.0
+    max_transaction_idle_timeout: Annotated[
+        float, Meta(gt=0, le=_YEAR, description="seconds that a client may ask for instead")
+    ] = 300.0
+    shared_transaction_idle_timeout: Annotated[
+        float, Meta(ge=0, le=_YEAR, description="the same for the shared transaction; 0 is never")
+    ] = 0.0
+    shared_transaction_warning: Annotated[
+        float,
+        Meta(
+            gt=0, le=_YEAR, description="seconds after which an open shared transaction is warned about"
+        ),
+    ] = 60.0
+    remembered_transactions: Annotated[
+        int, Meta(ge=0, description="ended transactions whose commit may be repeated")
+    ] = 10_000
+
+    history: Annotated[int, Meta(ge=0, description="revisions kept in the journal")] = 100_000
+    memtable_size: Annotated[
+        int, Meta(ge=1, description="bytes of changes in memory before they are folded into the tree")
+    ] = 8 * _MiB
+    min_free_space: Annotated[
+        int, Meta(ge=0, description="bytes of free disk below which writes get 507")
+    ] = 256 * _MiB
+    map_size: Annotated[
+        int, Meta(ge=16 * _MiB, description="upper bound in bytes of the journal, and of the tree")
+    ] = 1 << 40
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One row of the table."""
+
+    name: str
+    kind: type
+    default: object
+    help: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def metavar(self) -> str:
+        """What the flag takes."""
+        return "|".join(self.choices) or {int: "N", float: "SECONDS", bool: "true|false"}.get(
+            self.kind, "TEXT"
+        )
+
+
+def table() -> Iterator[Setting]:
+    """Yield every setting, in the order of the table."""
+    kinds: dict[type[msgspec.inspect.Type], type] = {
+        msgspec.inspect.IntType: int,
+        msgspec.inspect.FloatType: float,
+        msgspec.inspect.BoolType: bool,
+    }
+    info = msgspec.inspect.type_info(Settings)
+    if not isinstance(info, msgspec.inspect.StructType):
+        raise TypeError("Settings is a struct")
+    for field in info.fields:
+        inner, description = field.type, ""
+        if isinstance(inner, msgspec.inspect.Metadata):
+            description = (inner.extra_json_schema or {}).get("description", "")
+            inner = inner.type
+        choices = (
+            tuple(map(str, inner.values)) if isinstance(inner, msgspec.inspect.LiteralType) else ()
+        )
+        yield Setting(field.name, kinds.get(type(inner), str), field.default, description, choices)
+
+
+def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
+    """Return the settings that an environment and flags (by setting's name) ask for.
+
+    Raises `ValueError` with a sentence that names the variable or flag, if a value is of the wrong
+    type or out of bounds, or if a variable begins with `KVACTOR_` and names no setting.
+    """
+    rows = {setting.variable: setting for setting in table()}
+    for variable in environ:
+        if variable.startswith(PREFIX) and variable not in rows:
+            raise ValueError(f"{variable} names no setting of kvactor. `kvactor --help` lists them.")
+    settings = Settings()
+    for setting in rows.values():
+        for source, text in (
+            (setting.variable, environ.get(setting.variable)),
+            (setting.flag, flags.get(setting.name)),
+        ):
+            if text is not None:
+                try:
+                    one = msgspec.convert({setting.name: text}, Settings, strict=False)
+                except msgspec.ValidationError as error:
+                    raise ValueError(f"{source}={text}: {str(error).split(' - at')[0]}.") from None
+                settings = msgspec.structs.replace(
+                    settings, **{setting.name: getattr(one, setting.name)}
+                )
+    return settings

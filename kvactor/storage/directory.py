@@ -1,0 +1,140 @@
+"""The data directory: who may use it, in which layout, and what is in it.
+
+    LOCK      held with flock(2) as long as a process uses the directory; says who
+    FORMAT    the layout's version
+    journal/  an LMDB environment
+    tree/     an LMDB environment
+
+The rule: nothing in the directory is touched before the lock is held and the format is known.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+import lmdb
+import msgspec
+
+from kvactor.errors import DataDamaged, DataDirectoryError, DirectoryInUse, FormatUnsupported
+from kvactor.storage import Journal, Tree
+from kvactor.storage.journal import LmdbJournal
+from kvactor.storage.memory import MemoryJournal, MemoryTree
+from kvactor.storage.tree import LmdbTree
+
+FORMAT = 1
+
+
+class Storage(msgspec.Struct, frozen=True):
+    """A journal and a tree that belong together, and the lock that guards them (None in memory)."""
+
+    journal: Journal
+    tree: Tree
+    lock: int | None = None
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.journal.close()
+        self.tree.close()
+        if self.lock is not None:
+            os.close(self.lock)
+
+    def __enter__(self) -> "Storage":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_memory() -> Storage:
+    """Return a storage that lasts as long as the process."""
+    return Storage(MemoryJournal(), MemoryTree())
+
+
+def open_directory(path: Path, map_size: int) -> Storage:
+    """Open the data directory `path`, or make it.
+
+    Raises `DataDirectoryError` and what derives from it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = _lock(path)
+    except OSError as error:
+        raise DataDirectoryError(
+            f"Cannot use the data directory {path}: {error.strerror}. "
+            "Choose one that this user may write, with --data-dir."
+        ) from error
+    try:
+        _check_format(path)
+        for part in ("journal", "tree"):
+            (path / part).mkdir(exist_ok=True)
+        storage = Storage(
+            LmdbJournal(path / "journal", map_size), LmdbTree(path / "tree", map_size), lock
+        )
+        # A new file lasts only once the folder that names it is on disk too.
+        for folder in (path / "journal", path / "tree", path, path.absolute().parent):
+            _sync(folder)
+    except lmdb.Error as error:
+        os.close(lock)
+        raise DataDamaged(
+            f"The files in {path} cannot be opened: {error}. Restore them from a backup."
+        ) from error
+    except BaseException:
+        os.close(lock)
+        raise
+    return storage
+
+
+def _lock(path: Path) -> int:
+    lock = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 100).decode(errors="replace").strip() or "another process"
+        os.close(lock)
+        raise DirectoryInUse(
+            f"The data directory {path} is in use by {holder}. "
+            "Stop that server first, or choose another directory with --data-dir."
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"process {os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def _check_format(path: Path) -> None:
+    file = path / "FORMAT"
+    if not file.exists():
+        if (path / "journal").exists() or (path / "tree").exists():
+            raise FormatUnsupported(
+                f"{path} has a journal or a tree but no FORMAT file: it is no data directory "
+                "of kvactor's, or it is damaged."
+            )
+        draft = path / "FORMAT.new"
+        with draft.open("w") as out:
+            out.write(f"kvactor {FORMAT}\n")
+            out.flush()
+            os.fsync(out.fileno())
+        draft.rename(file)
+        _sync(path)
+    match file.read_text(errors="replace").split():
+        case ["kvactor", version] if version.isdecimal() and int(version) == FORMAT:
+            return
+        case ["kvactor", version] if version.isdecimal() and int(version) > FORMAT:
+            raise FormatUnsupported(
+                f"The data directory {path} has format {version}; this version of kvactor "
+                f"knows format {FORMAT}. "
+                "Start it with a newer kvactor."
+            )
+    raise FormatUnsupported(
+        f"{file} is not a FORMAT file of kvactor's: this is no data directory, or it is damaged."
+    )
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,98 @@
+"""The journal in an LMDB environment: one row per revision, many rows per commit.
+
+The rule: rows only ever follow the head, and a commit is what makes them durable (LMDB's sync and
+metasync stay on). Rows that nobody needs any more are deleted in the same commit as an append, so
+that trimming costs no flush of its own.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import lmdb
+
+from kvactor.errors import DataDamaged
+from kvactor.records import (
+    Revision,
+    decode_revision,
+    decode_revision_number,
+    encode_revision,
+    encode_revision_number,
+)
+from kvactor.storage import Done
+
+#: How many more rows an append may delete than it adds.
+_TRIM_AHEAD = 64
+
+
+class LmdbJournal:
+    """A journal in the directory `path`.
+
+    Only one may be open on it; `map_size` is its upper bound in bytes.
+    """
+
+    def __init__(self, path: Path, map_size: int) -> None:
+        self._path = path
+        self._map_size = map_size
+        # lib_version=0 pins LMDB's 0.9 file format.
+        self._env = lmdb.open(str(path), map_size=map_size, max_spare_txns=1, lib_version=0)
+        self._env.reader_check()
+        # A write transaction of LMDB's lives in one thread.
+        self._thread = ThreadPoolExecutor(1, "kvactor-journal")
+        self._below = 0
+
+    def append(self, revisions: Sequence[Revision], done: Done) -> None:
+        """See `Journal`."""
+        rows = [
+            (encode_revision_number(revision.number), encode_revision(revision))
+            for revision in revisions
+        ]
+        self._thread.submit(self._append, rows).add_done_callback(lambda future: _report(future, done))
+
+    def _append(self, rows: list[tuple[bytes, bytes]]) -> None:
+        with self._env.begin(write=True) as txn:
+            cursor = txn.cursor()
+            _, added = cursor.putmulti(rows, append=True)
+            if added != len(rows):
+                raise DataDamaged(
+                    f"The journal in {self._path} holds rows that this process did not write."
+                )
+            below = encode_revision_number(self._below)
+            for _ in range(len(rows) + _TRIM_AHEAD):
+                if not cursor.first() or cursor.key() >= below:
+                    break
+                cursor.delete()
+
+    def replay(self, after: int) -> Iterator[Revision]:
+        """See `Journal`."""
+        with self._env.begin() as txn:
+            cursor = txn.cursor()
+            cursor.set_range(encode_revision_number(after + 1))
+            for key, row in cursor:
+                yield decode_revision(decode_revision_number(key), row)
+
+    def head(self) -> int:
+        """See `Journal`."""
+        with self._env.begin() as txn:
+            cursor = txn.cursor()
+            return decode_revision_number(cursor.key()) if cursor.last() else 0
+
+    def trim(self, below: int) -> None:
+        """See `Journal`."""
+        self._below = below
+
+    def free_space(self) -> int:
+        """See `Journal`."""
+        disk = os.statvfs(self._path)
+        used = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        return min(disk.f_bavail * disk.f_frsize, self._map_size - used)
+
+    def close(self) -> None:
+        """See `Journal`."""
+        self._thread.shutdown()
+        self._env.close()
+
+
+def _report(future: "Future[None]", done: Done) -> None:
+    done(future.exception())

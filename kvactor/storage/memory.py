@@ -1,0 +1,109 @@
+"""A journal and a tree without a disk: for tests, and for `--memory`."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+
+from sortedcontainers import SortedDict, SortedList
+
+from kvactor.records import (
+    MISSING,
+    NEVER,
+    TOMBSTONE,
+    Entry,
+    Missing,
+    Revision,
+    decode_revision,
+    encode_revision,
+    expiry_of,
+)
+from kvactor.storage import Done
+
+
+class MemoryJournal:
+    """A journal that lasts as long as the process. `rows` are the bytes that a disk would get."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, bytes] = {}
+        self._head = 0
+        self._below = 0
+
+    def append(self, revisions: Sequence[Revision], done: Done) -> None:
+        """See `Journal`."""
+        for revision in revisions:
+            self.rows[revision.number] = encode_revision(revision)
+        self._head = revisions[-1].number
+        while self.rows and (oldest := next(iter(self.rows))) < self._below:
+            del self.rows[oldest]
+        done(None)
+
+    def replay(self, after: int) -> Iterator[Revision]:
+        """See `Journal`."""
+        for number, row in self.rows.items():
+            if number > after:
+                yield decode_revision(number, row)
+
+    def head(self) -> int:
+        """See `Journal`."""
+        return self._head
+
+    def trim(self, below: int) -> None:
+        """See `Journal`."""
+        self._below = below
+
+    def free_space(self) -> int:
+        """See `Journal`."""
+        return sys.maxsize
+
+    def close(self) -> None:
+        """See `Journal`."""
+
+
+class MemoryTree:
+    """A tree that lasts as long as the process."""
+
+    def __init__(self) -> None:
+        self._records: SortedDict[bytes, bytes] = SortedDict()
+        self._expiries: SortedList[tuple[int, bytes]] = SortedList()
+        self._applied = 0
+
+    @property
+    def applied(self) -> int:
+        """See `Tree`."""
+        return self._applied
+
+    @property
+    def keys(self) -> int:
+        """See `Tree`."""
+        return len(self._records)
+
+    def get(self, key: bytes) -> bytes | Missing:
+        """See `Tree`."""
+        return self._records.get(key, MISSING)
+
+    def range(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+        """See `Tree`."""
+        for key in self._records.irange(start, end, inclusive=(True, False), reverse=reverse):
+            yield key, self._records[key]
+
+    def expired(self, after: tuple[int, bytes], now: int) -> Iterator[tuple[int, bytes]]:
+        """See `Tree`."""
+        return self._expiries.irange(after, (now + 1, b""), inclusive=(False, False))
+
+    def fold(self, changes: Mapping[bytes, Entry], applied: int, done: Done) -> None:
+        """See `Tree`."""
+        for key, entry in changes.items():
+            before = self._records.pop(key, None)
+            if before is not None and expiry_of(before) != NEVER:
+                self._expiries.remove((expiry_of(before), key))
+            if entry is not TOMBSTONE:
+                self._records[key] = entry
+                if expiry_of(entry) != NEVER:
+                    self._expiries.add((expiry_of(entry), key))
+        self._applied = applied
+        done(None)
+
+    def snapshot(self) -> None:
+        """See `Tree`: there is only one state here, and a fold is over before anyone reads."""
+
+    def close(self) -> None:
+        """See `Tree`."""

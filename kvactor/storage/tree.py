@@ -1,0 +1,116 @@
+"""The tree in an LMDB environment: the records, an index of their expiries, and how far the journal
+is folded in.
+
+The rule: `applied` is written in the same commit as the changes that it stands for, so a fold that
+is cut short has not happened, and the journal is replayed from where the last whole one ended.
+"""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
+from pathlib import Path
+from struct import Struct
+
+import lmdb
+
+from kvactor.records import HEADER_SIZE, MISSING, NEVER, TOMBSTONE, Entry, Missing, expiry_of, verify
+from kvactor.storage import Done
+
+_NUMBER = Struct(">Q")
+_APPLIED = b"applied"
+_UNPACK_NUMBER = _NUMBER.unpack
+
+
+class LmdbTree:
+    """A tree in the directory `path`.
+
+    Only one may be open on it; `map_size` is its upper bound in bytes.
+    """
+
+    def __init__(self, path: Path, map_size: int) -> None:
+        self._env = lmdb.open(str(path), map_size=map_size, max_dbs=3, max_spare_txns=2, lib_version=0)
+        self._env.reader_check()
+        self._records = self._env.open_db(b"records")
+        # An expiry (8 bytes) has its keys as sorted duplicates: together they would be longer than
+        # LMDB lets a key be.
+        self._expiries = self._env.open_db(b"expiries", dupsort=True)
+        self._meta = self._env.open_db(b"meta")
+        self._thread = ThreadPoolExecutor(1, "kvactor-tree")
+        self._read = self._env.begin(self._records)
+
+    @property
+    def applied(self) -> int:
+        """See `Tree`."""
+        applied: int = _NUMBER.unpack(self._read.get(_APPLIED, bytes(8), self._meta))[0]
+        return applied
+
+    @property
+    def keys(self) -> int:
+        """See `Tree`."""
+        return self._read.stat(self._records)["entries"]
+
+    def get(self, key: bytes) -> bytes | Missing:
+        """See `Tree`."""
+        record = self._read.get(key, MISSING)
+        if record is not MISSING:
+            verify(key, record)
+        return record
+
+    def range(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+        """See `Tree`."""
+        with self._read.cursor() as cursor:
+            if not reverse:
+                items = cursor.iternext() if cursor.set_range(start) else iter(())
+                inside = takewhile(lambda item: end is None or item[0] < end, items)
+            else:
+                # iterprev begins at the last key below `end`.
+                beyond = end is not None and cursor.set_range(end)
+                found = cursor.prev() if beyond else cursor.last()
+                items = cursor.iterprev() if found else iter(())
+                inside = takewhile(lambda item: item[0] >= start, items)
+            for key, record in inside:
+                verify(key, record)
+                yield key, record
+
+    def expired(self, after: tuple[int, bytes], now: int) -> Iterator[tuple[int, bytes]]:
+        """See `Tree`."""
+        with self._read.cursor(self._expiries) as cursor:
+            expires_at, key = after
+            if cursor.set_range_dup(_NUMBER.pack(expires_at), key + b"\0") or cursor.set_range(
+                _NUMBER.pack(expires_at + 1)
+            ):
+                for number, key in cursor:
+                    if (expires_at := _UNPACK_NUMBER(number)[0]) > now:
+                        return
+                    yield expires_at, key
+
+    def fold(self, changes: Mapping[bytes, Entry], applied: int, done: Done) -> None:
+        """See `Tree`."""
+        future = self._thread.submit(self._fold, changes, applied)
+        future.add_done_callback(lambda future: done(future.exception()))
+
+    def _fold(self, changes: Mapping[bytes, Entry], applied: int) -> None:
+        with self._env.begin(self._records, write=True) as txn:
+            for key, entry in changes.items():
+                before = txn.pop(key) if entry is TOMBSTONE else txn.replace(key, entry)
+                if before is not None and _indexed_expiry(before) != NEVER:
+                    txn.delete(_NUMBER.pack(_indexed_expiry(before)), key, self._expiries)
+                if entry is not TOMBSTONE and expiry_of(entry) != NEVER:
+                    txn.put(_NUMBER.pack(expiry_of(entry)), key, db=self._expiries)
+            txn.put(_APPLIED, _NUMBER.pack(applied), db=self._meta)
+
+    def snapshot(self) -> None:
+        """See `Tree`."""
+        self._read.abort()
+        self._read = self._env.begin(self._records)
+
+    def close(self) -> None:
+        """See `Tree`."""
+        self._thread.shutdown()
+        self._read.abort()
+        self._env.close()
+
+
+def _indexed_expiry(record: bytes) -> int:
+    """Return the expiry of a record that is about to be replaced, whatever damage it has taken."""
+    return expiry_of(record) if len(record) >= HEADER_SIZE else NEVER

@@ -1,0 +1,65 @@
+"""The application: routes, the error middleware, and the actor's life within the server's.
+
+The life cycle of a stop is aiohttp's: listeners close, handlers get their answers, and then the
+actor flushes, folds and ends.
+"""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+
+from aiohttp import web
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
+
+from kvactor.actor import StoreActor
+from kvactor.settings import Settings
+from kvactor.web.about import AboutRoutes
+from kvactor.web.errors import error_middleware
+from kvactor.web.seed import SeedRoutes
+from kvactor.web.v1.transactions import TransactionRoutes
+
+
+def new_id() -> str:
+    """Return 128 random bits as text: an id that nobody can guess."""
+    return secrets.token_urlsafe(16)
+
+
+def create_app(
+    actor: StoreActor, settings: Settings, new_id: Callable[[], str] = new_id
+) -> web.Application:
+    """Return the application that serves `actor`, and starts and stops it with itself.
+
+    Raises `RuntimeError` if aiohttp runs without its parser in C: the advisories are mostly about
+    the other one.
+    """
+    if HttpRequestParser is HttpRequestParserPy:
+        raise RuntimeError(
+            "aiohttp runs without its C extensions. Install a wheel that has them; unset "
+            "AIOHTTP_NO_EXTENSIONS."
+        )
+    app = web.Application(middlewares=[error_middleware(actor)], client_max_size=settings.max_body_size)
+    app.add_routes(SeedRoutes(actor, settings).routes())
+    app.add_routes(TransactionRoutes(actor, settings, new_id).routes())
+    app.add_routes(AboutRoutes(actor).routes())
+
+    async def life(_: web.Application) -> AsyncIterator[None]:
+        await actor.start()
+        yield
+        await actor.stop()
+
+    app.cleanup_ctx.append(life)
+    return app
+
+
+def create_runner(app: web.Application, settings: Settings) -> web.AppRunner:
+    """Return a runner with the limits that aiohttp has no good defaults for."""
+    return web.AppRunner(
+        app,
+        access_log=logging.getLogger("aiohttp.access") if settings.access_log else None,
+        keepalive_timeout=settings.keepalive_timeout,
+        max_line_size=settings.max_header_size,
+        max_field_size=settings.max_header_size,
+        auto_decompress=False,
+        shutdown_timeout=settings.shutdown_timeout,
+        handler_cancellation=False,
+    )

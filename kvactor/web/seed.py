@@ -1,0 +1,82 @@
+"""The six routes of the seed service, and all their quirks.
+
+Their requests speak in the shared transaction, because a `curl` per step has no other identity,
+unless the header `Kvactor-Transaction` names an isolated one. Values are kept as the JSON text that
+was sent.
+"""
+
+import msgspec
+from aiohttp import web
+
+from kvactor.actor import StoreActor
+from kvactor.errors import KeyAndValueRequired
+from kvactor.messages import SHARED, Begin, Commit, Delete, Get, Rollback, Set
+from kvactor.records import value_of
+from kvactor.settings import Settings
+from kvactor.web.answers import answer
+from kvactor.web.requests import body_of, key_in_path, parse, within
+
+_NOTHING = msgspec.Raw()
+
+
+class SetBody(msgspec.Struct):
+    """The body of POST /set. What is missing is told apart from what is wrong."""
+
+    key: str | None = None
+    value: msgspec.Raw = _NOTHING
+
+
+class SeedRoutes:
+    """Handlers that parse, ask and encode."""
+
+    def __init__(self, actor: StoreActor, settings: Settings) -> None:
+        self._ask = actor.ask
+        self._body_timeout = settings.body_timeout
+        self._decoder = msgspec.json.Decoder(SetBody)
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the six routes."""
+        return [
+            web.post("/set", self.set),
+            web.get("/get/{key:(?s:.+)}", self.get, allow_head=False),
+            web.delete("/delete/{key:(?s:.+)}", self.delete),
+            web.post("/begin", self.begin),
+            web.post("/rollback", self.rollback),
+            web.post("/commit", self.commit),
+        ]
+
+    async def set(self, request: web.Request) -> web.Response:
+        """POST /set {"key", "value"}."""
+        body = parse(self._decoder, await body_of(request, self._body_timeout))
+        value = bytes(body.value)
+        if not body.key or value in {b"", b"null"}:
+            raise KeyAndValueRequired("Key and value are required")
+        asked = Set(body.key.encode(), value, "application/json", within(request, SHARED))
+        return answer((await self._ask(asked)).revision, b'{"status":"ok"}')
+
+    async def get(self, request: web.Request) -> web.Response:
+        """GET /get/{key}."""
+        key = key_in_path(request, "/get/")
+        got = await self._ask(Get(key, within(request, SHARED)))
+        text = b'{"key":%b,"value":%b}' % (msgspec.json.encode(key.decode()), value_of(got.result))
+        return answer(got.revision, text)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """DELETE /delete/{key}."""
+        asked = Delete(key_in_path(request, "/delete/"), within(request, SHARED))
+        return answer((await self._ask(asked)).revision, b'{"status":"deleted"}')
+
+    async def begin(self, request: web.Request) -> web.Response:
+        """POST /begin."""
+        begun = await self._ask(Begin(within(request, SHARED)))
+        return answer(begun.revision, b'{"status":"transaction started"}')
+
+    async def rollback(self, request: web.Request) -> web.Response:
+        """POST /rollback."""
+        rolled_back = await self._ask(Rollback(within(request, SHARED)))
+        return answer(rolled_back.revision, b'{"status":"transaction rolled back"}')
+
+    async def commit(self, request: web.Request) -> web.Response:
+        """POST /commit."""
+        committed = await self._ask(Commit(within(request, SHARED)))
+        return answer(committed.revision, b'{"status":"transaction committed"}')

@@ -426,4 +426,6 @@ def _deliver(reply: Reply, outcome: Outcome) -> None:
 
 
 def _state(transaction: Transaction) -> TransactionState:
+    if not transaction.depth:
+        return TransactionState(transaction.id, 0)
     return TransactionState(transaction.id, transaction.depth, transaction.expires_at)

@@ -68,8 +68,8 @@ class LmdbJournal:
         """See `Journal`."""
         with self._env.begin() as txn:
             cursor = txn.cursor()
-            cursor.set_range(encode_revision_number(after + 1))
-            for key, row in cursor:
+            # A cursor that found nothing would start from the first row.
+            for key, row in cursor if cursor.set_range(encode_revision_number(after + 1)) else ():
                 yield decode_revision(decode_revision_number(key), row)
 
     def head(self) -> int:

@@ -1,0 +1,141 @@
+"""One suite over all implementations of the two protocols."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kvactor import records
+from kvactor.records import MISSING, NEVER, TOMBSTONE, Entry, Revision
+from kvactor.storage import Journal, Tree
+from kvactor.storage.journal import LmdbJournal
+from kvactor.storage.memory import MemoryJournal, MemoryTree
+from kvactor.storage.tree import LmdbTree
+from kvactor.transactions import Overlay
+
+MAP_SIZE = 1 << 30
+
+Finished = Callable[[Callable[[Callable[[BaseException | None], None]], None]], BaseException | None]
+
+
+def finished(start: Callable[[Callable[[BaseException | None], None]], None]) -> BaseException | None:
+    """Start something that takes a `done`, wait until it calls it, and return what it said."""
+    event, said = Event(), []
+
+    def done(error: BaseException | None) -> None:
+        said.append(error)
+        event.set()
+
+    start(done)
+    assert event.wait(30)
+    assert len(said) == 1
+    return said[0]
+
+
+def append(journal: Journal, *numbers: int) -> BaseException | None:
+    return finished(lambda done: journal.append([revision(number) for number in numbers], done))
+
+
+def fold(tree: Tree, changes: dict[bytes, Entry], applied: int) -> None:
+    overlay = Overlay()
+    for key, entry in changes.items():
+        overlay.put(key, entry)
+    assert finished(lambda done: tree.fold(overlay, applied, done)) is None
+    tree.snapshot()
+
+
+def revision(number: int) -> Revision:
+    return Revision(
+        number, 0, ((b"k%d" % number, records.encode(b"k%d" % number, b"v", "")), (b"gone", None))
+    )
+
+
+def record(key: bytes, value: bytes = b"v", expires_at: int = NEVER) -> bytes:
+    return records.encode(key, value, "text/plain", expires_at, 1, 1)
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Journal]:
+    journal: Journal = MemoryJournal() if request.param == "memory" else LmdbJournal(tmp_path, MAP_SIZE)
+    yield journal
+    journal.close()
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tree]:
+    tree: Tree = MemoryTree() if request.param == "memory" else LmdbTree(tmp_path, MAP_SIZE)
+    yield tree
+    tree.close()
+
+
+def test_a_journal_replays_what_was_appended_in_order(journal: Journal) -> None:
+    assert journal.head() == 0
+    assert list(journal.replay(0)) == []
+    assert append(journal, 1, 2) is None
+    assert append(journal, 3) is None
+    assert journal.head() == 3
+    assert list(journal.replay(0)) == [revision(1), revision(2), revision(3)]
+    assert list(journal.replay(2)) == [revision(3)]
+    assert list(journal.replay(3)) == []
+    assert journal.free_space() > 0
+
+
+def test_a_journal_forgets_what_may_be_trimmed_with_later_appends(journal: Journal) -> None:
+    append(journal, *range(1, 200))
+    journal.trim(150)
+    for number in range(200, 210):
+        append(journal, number)
+    assert [one.number for one in journal.replay(0)] == list(range(150, 210))
+    assert journal.head() == 209
+
+
+def test_a_tree_answers_from_its_last_snapshot(tree: Tree) -> None:
+    assert (tree.applied, tree.keys, tree.get(b"a")) == (0, 0, MISSING)
+    fold(tree, {b"a": record(b"a"), b"b": record(b"b")}, 7)
+    assert (tree.applied, tree.keys, tree.get(b"a")) == (7, 2, record(b"a"))
+    fold(tree, {b"a": TOMBSTONE, b"b": record(b"b", b"new"), b"never": TOMBSTONE}, 9)
+    assert (tree.applied, tree.keys) == (9, 1)
+    assert (tree.get(b"a"), tree.get(b"b")) == (MISSING, record(b"b", b"new"))
+
+
+KEY = st.binary(min_size=1, max_size=3)
+
+
+@pytest.mark.parametrize("kind", ["memory", "lmdb"])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    keys=st.sets(KEY, max_size=12), start=st.just(b"") | KEY, end=st.none() | KEY, reverse=st.booleans()
+)
+def test_a_range_is_what_a_sorted_dict_gives(
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: str,
+    keys: set[bytes],
+    start: bytes,
+    end: bytes | None,
+    reverse: bool,
+) -> None:
+    tree: Tree = (
+        MemoryTree() if kind == "memory" else LmdbTree(tmp_path_factory.mktemp("tree"), MAP_SIZE)
+    )
+    fold(tree, {key: record(key) for key in keys}, 1)
+    expected = [
+        key for key in sorted(keys, reverse=reverse) if start <= key and (end is None or key < end)
+    ]
+    assert list(tree.range(start, end, reverse)) == [(key, record(key)) for key in expected]
+    tree.close()
+
+
+def test_expiries_come_in_order_and_follow_every_change(tree: Tree) -> None:
+    longest = b"x" * 511
+    fold(tree, {b"a": record(b"a", b"", 5), b"b": record(b"b", b"", 5), b"c": record(b"c", b"", 3)}, 1)
+    fold(tree, {longest: record(longest, b"", 5), b"d": record(b"d", b"", 9), b"e": record(b"e")}, 2)
+    assert list(tree.expired((0, b""), 5)) == [(3, b"c"), (5, b"a"), (5, b"b"), (5, longest)]
+    assert list(tree.expired((5, b"a"), 9)) == [(5, b"b"), (5, longest), (9, b"d")]
+    assert list(tree.expired((5, longest), 8)) == []
+    assert list(tree.expired((5, longest), 9)) == [(9, b"d")]
+    fold(tree, {b"a": TOMBSTONE, b"b": record(b"b", b"", 6), b"c": record(b"c")}, 3)
+    assert list(tree.expired((0, b""), 8)) == [(5, longest), (6, b"b")]
+    assert list(tree.expired((0, b""), 2)) == []

@@ -1,0 +1,121 @@
+"""What only the storage on a disk can do, and suffer."""
+
+import os
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from kvactor.errors import (
+    DataDamaged,
+    DataDirectoryError,
+    DirectoryInUse,
+    FormatUnsupported,
+    RecordDamaged,
+)
+from kvactor.records import NEVER, TOMBSTONE, encode
+from kvactor.storage.directory import FORMAT, open_directory
+from kvactor.storage.journal import LmdbJournal
+from kvactor.storage.tree import LmdbTree
+from tests.storage.test_contract import MAP_SIZE, append, fold, record, revision
+
+
+def test_both_come_back_as_they_were(tmp_path: Path) -> None:
+    with open_directory(tmp_path / "new" / "data", MAP_SIZE) as storage:
+        append(storage.journal, 1, 2)
+        fold(storage.tree, {b"a": record(b"a", b"v", 9)}, 1)
+    with open_directory(tmp_path / "new" / "data", MAP_SIZE) as storage:
+        assert list(storage.journal.replay(storage.tree.applied)) == [revision(2)]
+        assert storage.tree.get(b"a") == record(b"a", b"v", 9)
+        assert list(storage.tree.expired((0, b""), NEVER)) == [(9, b"a")]
+
+
+def test_a_directory_has_one_user_at_a_time(tmp_path: Path) -> None:
+    refused = pytest.raises(DirectoryInUse, match=f"in use by process {os.getpid()}.*--data-dir")
+    with open_directory(tmp_path, MAP_SIZE), refused:
+        open_directory(tmp_path, MAP_SIZE)
+    open_directory(tmp_path, MAP_SIZE).close()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (f"kvactor {FORMAT + 1}\n", "newer kvactor"),
+        ("", "no data directory, or it is damaged"),
+        ("kvactor one", "no data directory, or it is damaged"),
+        ("something else 1", "no data directory, or it is damaged"),
+        ("kvactor 0", "no data directory, or it is damaged"),
+    ],
+)
+def test_an_unknown_format_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "FORMAT").write_text(text)
+    for _ in range(2):
+        with pytest.raises(FormatUnsupported, match=sentence):
+            open_directory(tmp_path, MAP_SIZE)
+    assert not (tmp_path / "journal").exists()
+
+
+@pytest.mark.parametrize("part", ["journal", "tree"])
+def test_a_directory_without_its_format_is_refused(tmp_path: Path, part: str) -> None:
+    (tmp_path / part).mkdir()
+    with pytest.raises(FormatUnsupported, match="no FORMAT file"):
+        open_directory(tmp_path, MAP_SIZE)
+
+
+def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataDirectoryError, match=r"Cannot use the data directory .*--data-dir"):
+        open_directory(tmp_path / "file" / "data", MAP_SIZE)
+
+
+def test_files_that_are_not_lmdbs_are_refused(tmp_path: Path) -> None:
+    open_directory(tmp_path, MAP_SIZE).close()
+    (tmp_path / "tree" / "data.mdb").write_bytes(b"x" * 8192)
+    for _ in range(2):
+        with pytest.raises(DataDamaged, match="cannot be opened"):
+            open_directory(tmp_path, MAP_SIZE)
+
+
+def test_rows_of_another_writer_are_noticed(tmp_path: Path) -> None:
+    journal = LmdbJournal(tmp_path, MAP_SIZE)
+    append(journal, 1, 2)
+    assert isinstance(append(journal, 2, 3), DataDamaged)
+    assert journal.head() == 2
+    journal.close()
+
+
+def test_free_space_is_what_the_map_has_left_if_that_is_less(tmp_path: Path) -> None:
+    journal = LmdbJournal(tmp_path, 16 << 20)
+    assert 0 < journal.free_space() < 16 << 20
+    journal.close()
+
+
+def test_a_damaged_record_is_an_error_and_can_be_replaced(tmp_path: Path) -> None:
+    damaged = bytearray(record(b"a", b"v", 5))
+    damaged[-1] ^= 1
+    with lmdb.open(str(tmp_path), MAP_SIZE, max_dbs=3, lib_version=0) as env:
+        records = env.open_db(b"records")
+        with env.begin(records, write=True) as txn:
+            txn.put(b"a", bytes(damaged))
+            txn.put(b"short", b"!")
+    tree = LmdbTree(tmp_path, MAP_SIZE)
+    fold(tree, {b"b": record(b"b")}, 1)
+    with pytest.raises(RecordDamaged, match="'a'"):
+        tree.get(b"a")
+    with pytest.raises(RecordDamaged, match="'short'"):
+        list(tree.range(b"short", None, False))
+    assert tree.get(b"b") == record(b"b")
+    fold(tree, {b"a": record(b"a"), b"short": TOMBSTONE}, 2)
+    assert tree.get(b"a") == record(b"a")
+    assert list(tree.expired((0, b""), NEVER - 1)) == []
+    tree.close()
+
+
+def test_a_journal_row_of_a_megabyte_is_no_problem(tmp_path: Path) -> None:
+    journal = LmdbJournal(tmp_path, MAP_SIZE)
+    large = revision(1).__class__(1, 0, ((b"k", encode(b"k", bytes(1 << 20), "")),))
+    journal.append([large], lambda error: None)
+    journal.close()
+    journal = LmdbJournal(tmp_path, MAP_SIZE)
+    assert list(journal.replay(0)) == [large]
+    journal.close()

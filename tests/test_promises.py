@@ -1,0 +1,388 @@
+"""The ten promises, each by its name.
+
+What takes a process to show (kill -9, signals) is in tests/process.
+"""
+
+import ast
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kvactor
+from kvactor.actor import StoreActor
+from kvactor.errors import (
+    InvalidKey,
+    KeyNotFound,
+    KvactorError,
+    OutcomeUnknown,
+    Overloaded,
+    Stopping,
+    StorageFull,
+    TooManyTransactions,
+    TransactionConflict,
+    TransactionTooDeep,
+    TransactionTooLarge,
+    ValueTooLarge,
+)
+from kvactor.messages import SHARED, Begin, Commit, Delete, Get, Message, Open, Range, Set, Status, Tick
+from kvactor.owner import Owner
+from kvactor.records import decode, decode_revision, value_of
+from kvactor.settings import Settings
+from kvactor.storage import StorageFailed
+from kvactor.storage.directory import Storage, open_directory
+from kvactor.storage.memory import MemoryTree
+from tests.harness import Desk, HeldJournal, HeldTree, Said
+
+Start = Callable[..., Any]
+
+
+def put(key: bytes, value: bytes = b"1", within: Any = None) -> Set:
+    return Set(key, value, "text/plain", within) if within else Set(key, value, "text/plain")
+
+
+@pytest.fixture
+async def journal() -> HeldJournal:
+    return HeldJournal(holding=False)
+
+
+@pytest.fixture
+async def actor(journal: HeldJournal) -> AsyncIterator[StoreActor]:
+    actor = StoreActor(Storage(journal, MemoryTree()), Settings(mailbox_size=4))
+    await actor.start()
+    yield actor
+    journal.holding = False
+    journal.release()
+    await actor.stop()
+
+
+async def test_p1_only_the_owner_touches_the_store_and_there_is_no_lock(actor: StoreActor) -> None:
+    locks = {"Lock", "RLock", "Semaphore", "Condition", "threading"}
+    users = set()
+    for path in Path(kvactor.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node, "attr", getattr(node, "id", getattr(node, "module", "")))
+            assert name not in locks, f"{path} uses {name}"
+            if name == "Store":
+                users.add(path.name)
+    assert users == {"owner.py"}
+    running = [task for task in asyncio.all_tasks() if task.get_name() == "kvactor-owner"]
+    assert running == [actor.done]
+
+
+def test_p2_queue_order_is_commit_order_is_revision_order() -> None:
+    journal = HeldJournal()
+    desk = Desk(journal)
+    desk.ask(Open("t"))
+    desk.ask(put(b"t", b"t", "t"))
+    desk.ask(put(b"t2", b"t", "t"))
+    messages: list[Message[Any]] = [put(b"a"), put(b"a", b"2"), Commit("t"), Delete(b"a"), put(b"b")]
+    saids: list[Said[Any]] = [Said() for _ in messages]
+    desk.owner.drain(desk.now, list(zip(messages, saids, strict=True)))
+    journal.release()
+    desk.settle()
+    assert [said.revision for said in saids] == [1, 2, 3, 4, 5]
+    rows = [decode_revision(number, row) for number, row in journal.rows.items()]
+    assert [[key for key, _ in row.changes] for row in rows] == [
+        [b"a"],
+        [b"a"],
+        [b"t", b"t2"],
+        [b"a"],
+        [b"b"],
+    ]
+    assert [row.number for row in rows] == [1, 2, 3, 4, 5]
+
+
+def test_p3_nothing_is_acknowledged_or_visible_before_it_is_durable() -> None:
+    journal = HeldJournal(holding=False)
+    desk = Desk(journal)
+    desk.ask(put(b"a", b"old"))
+    desk.ask(put(b"gone"))
+    journal.holding = True
+    written = desk.ask(put(b"a", b"new"))
+    deleted = desk.ask(Delete(b"gone"))
+    assert not written.answered
+    # Others still see what is durable, at once.
+    assert value_of(desk.ask(Get(b"a")).result) == b"old"
+    assert desk.ask(Get(b"gone")).revision == 2
+    assert [key for key, _ in desk.ask(Range()).result.items] == [b"a", b"gone"]
+    # What depends on a staged write waits for it: a failed delete, a transaction's reads, a conflict.
+    missing = desk.ask(Delete(b"gone"))
+    desk.ask(Open("t"))
+    read = desk.ask(Get(b"a", "t"))
+    scanned = desk.ask(Range(within="t"))
+    desk.ask(Begin(SHARED))
+    shared = desk.ask(Get(b"a", SHARED))
+    assert not any(said.answered for said in (deleted, missing, read, scanned, shared))
+    desk.ask(Open("u"))
+    assert desk.ask(Get(b"quiet", "u")).error is not None
+    doomed: list[Said[Any]] = [desk.ask(put(b"quiet")), desk.ask(Get(b"quiet", "u"))]
+    assert not any(said.answered for said in doomed)
+    journal.release()
+    desk.settle()
+    assert written.revision == 3
+    assert (value_of(read.result), read.revision) == (b"new", 4)
+    assert value_of(shared.result) == b"new"
+    assert isinstance(missing.error, KeyNotFound) or not missing.answered
+    journal.release()
+    desk.settle()
+    assert isinstance(missing.error, KeyNotFound)
+    assert isinstance(doomed[1].error, TransactionConflict)
+    assert [key for key, _ in scanned.result.items] == [b"a"]
+
+
+async def test_p4_every_asker_gets_exactly_one_answer(actor: StoreActor, journal: HeldJournal) -> None:
+    # `Said` raises when it is answered twice. Here: a value, an error, and whatever is still queued
+    # at the stop.
+    answers: list[asyncio.Future[Any]] = [actor.ask(put(b"a")), actor.ask(Get(b"none"))]
+    await asyncio.wait(answers)
+    assert answers[0].result().revision == 1
+    assert isinstance(answers[1].exception(), KeyNotFound)
+    journal.holding = True
+    waiting: list[asyncio.Future[Any]] = [
+        actor.ask(put(b"b")),
+        actor.ask(put(b"c")),
+        actor.ask(Get(b"a")),
+    ]
+    stopping = asyncio.create_task(actor.stop())
+    await asyncio.wait({waiting[2]})
+    with pytest.raises(Stopping):
+        actor.ask(Get(b"a"))
+    assert not waiting[0].done()
+    journal.holding = False
+    journal.release()
+    await asyncio.wait(waiting)
+    await stopping
+    assert [future.result().revision for future in waiting] == [2, 3, 1]
+
+
+def test_p5_a_revision_is_atomic_in_the_store_and_in_the_journal() -> None:
+    journal, tree = HeldJournal(), HeldTree()
+    desk = Desk(journal, tree, Settings(memtable_size=1))
+    desk.ask(Open("t"))
+    for key in (b"x", b"y", b"z"):
+        desk.ask(put(key, b"v", "t"))
+    desk.ask(Commit("t"))
+    assert desk.ask(Range()).result.items == []
+    journal.release()
+    assert [len(decode_revision(1, row).changes) for row in journal.rows.values()] == [3]
+    desk.settle()
+    # Now it is being folded, which does not show.
+    assert tree.pending
+    assert [decode(record).revision for _, record in desk.ask(Range()).result.items] == [1, 1, 1]
+    # A server that starts anew on this journal, without the fold, sees all three.
+    assert len(Desk(journal, MemoryTree()).ask(Range()).result.items) == 3
+
+
+def test_p6_isolated_transactions_are_strictly_serializable_phantoms_included() -> None:
+    # tests/test_interleavings.py enumerates; these are the three that everyone asks for.
+    pairs: list[list[Message[Any]]] = [
+        [Get(b"a", "t"), Get(b"a", "u")],
+        [Get(b"b", "t"), Get(b"a", "u")],
+        [Range(b"a", b"z", within="t"), Range(b"a", b"z", within="u")],
+    ]
+    for reads in pairs:
+        desk = Desk()
+        for id_ in ("t", "u", "apart"):
+            desk.ask(Open(id_))
+        desk.ask(Get(b"zzz", "apart"))
+        first: Message[Any]
+        for first in reads:
+            desk.ask(first)
+        desk.ask(put(b"a", b"t", "t"))
+        desk.ask(put(b"a" if reads[0] == Get(b"a", "t") else b"b", b"u", "u"))
+        desk.ask(put(b"zzzz", b"apart", "apart"))
+        assert desk.ask(Commit("t")).revision == 1
+        assert isinstance(desk.ask(Commit("u")).error, TransactionConflict)
+        assert desk.ask(Commit("apart")).revision == 2
+        assert [value_of(record) for _, record in desk.ask(Range()).result.items] == [b"t", b"apart"]
+
+
+async def test_p7_cancelling_a_waiter_neither_undoes_nor_harms(
+    actor: StoreActor, journal: HeldJournal
+) -> None:
+    journal.holding = True
+    asked: list[Message[Any]] = [put(b"a"), Get(b"a"), Delete(b"a")]
+    futures = [actor.ask(message) for message in asked]
+    for future in futures:
+        future.cancel()
+    journal.holding = False
+    kept = actor.ask(Get(b"a"))
+    await asyncio.wait({kept})
+    journal.release()
+    last = await actor.ask(put(b"last"))
+    # The set and the delete both happened.
+    assert last.revision == 3
+    with pytest.raises(KeyNotFound):
+        await actor.ask(Get(b"a"))
+
+
+async def test_p8_the_mailbox_is_bounded_and_recovers(actor: StoreActor, journal: HeldJournal) -> None:
+    journal.holding = True
+    waiting: list[asyncio.Future[Any]] = [actor.ask(put(b"%d" % n)) for n in range(4)]
+    with pytest.raises(Overloaded):
+        actor.ask(Get(b"0"))
+    while not journal.pending:
+        await asyncio.sleep(0)
+    # They are staged now, and count as waiting all the same.
+    with pytest.raises(Overloaded):
+        actor.ask(Get(b"0"))
+    journal.holding = False
+    journal.release()
+    await asyncio.wait(waiting)
+    assert (await actor.ask(Get(b"0"))).revision == 4
+
+
+def test_p8_keys_values_depth_number_and_size_of_transactions_are_bounded() -> None:
+    desk = Desk(settings=Settings(max_value_size=10, max_transactions=1, max_transaction_size=1000))
+    refused: Sequence[tuple[Message[Any], type[KvactorError]]] = [
+        (put(b""), InvalidKey),
+        (put(b"k" * 512), InvalidKey),
+        (Get(b"k" * 512), InvalidKey),
+        (Delete(b""), InvalidKey),
+        (put(b"k", b"v" * 11), ValueTooLarge),
+        (Open("u"), TooManyTransactions),
+    ]
+    desk.ask(Open("t"))
+    for message, error in refused:
+        assert isinstance(desk.ask(message).error, error)
+    assert desk.ask(put(b"k" * 511, b"v" * 10)).error is None
+    for _ in range(31):
+        desk.ask(Begin("t"))
+    assert isinstance(desk.ask(Begin("t")).error, TransactionTooDeep)
+    saids = [desk.ask(Get(b"%d" % n, "t")) for n in range(20)]
+    assert isinstance(saids[-1].error, TransactionTooLarge)
+    assert isinstance(desk.ask(Range(b"a", b"b", within="t")).error, TransactionTooLarge)
+    assert isinstance(desk.ask(put(b"x", b"y", "t")).error, TransactionTooLarge)
+    desk.now += 30_000
+    assert desk.ask(Open("u")).error is None
+
+
+def test_p8_writes_stop_below_the_floor_of_free_space_and_reads_go_on() -> None:
+    desk = Desk()
+    desk.ask(put(b"a"))
+    desk.ask(Open("t"))
+    desk.ask(put(b"t", b"t", "t"))
+    desk.tell(Tick(Settings().min_free_space - 1))
+    refused: list[Message[Any]] = [put(b"b"), Delete(b"a"), Commit("t"), put(b"b", b"1", "t")]
+    for message in refused:
+        assert isinstance(desk.ask(message).error, StorageFull)
+    assert value_of(desk.ask(Get(b"a")).result) == b"1"
+    desk.tell(Tick(Settings().min_free_space))
+    assert desk.ask(Commit("t")).revision == 2
+
+
+def history(journal: HeldJournal) -> list[object]:
+    """Play one fixed piece, with a slow disk, time, expiry and every kind of message; return all
+    replies.
+    """
+    desk = Desk(journal, settings=Settings(memtable_size=300, history=3))
+    said: list[Said[Any]] = []
+    for n in range(60):
+        desk.now += 7
+        journal.holding = n % 5 != 0
+        one: Message[Any]
+        for one in (
+            Set(b"k%d" % (n % 7), b"%d" % n, "text/plain", ttl=40 if n % 3 else None),
+            Open(f"t{n}"),
+            Get(b"k1", f"t{n}"),
+            put(b"t%d" % n, b"t", f"t{n - 2}"),
+            Commit(f"t{n - 3}"),
+            Begin(SHARED),
+            put(b"s", b"%d" % n, SHARED),
+            Commit(SHARED),
+            Delete(b"k%d" % (n % 11)),
+            Range(b"k", b"l", 3, n % 2 == 0),
+            Status(),
+        ):
+            said.append(desk.ask(one))
+        desk.tell(Tick(1 << 40))
+        journal.release()
+        desk.settle()
+    journal.holding = False
+    while journal.pending:
+        journal.release()
+        desk.settle()
+    return [
+        (type(one.error), str(one.error), one.revision) if one.error else (one.revision, one.result)
+        for one in said
+    ]
+
+
+def test_p9_the_same_messages_clock_and_ids_give_the_same_replies_and_the_same_journal() -> None:
+    first, second = HeldJournal(), HeldJournal()
+    replies = history(first)
+    assert len(replies) == 660
+    assert {type(reply) for reply in replies} == {tuple}
+    assert replies == history(second)
+    assert first.rows == second.rows
+    assert first.rows
+
+
+def test_p9_a_disk_gets_byte_for_byte_what_memory_gets(tmp_path: Path) -> None:
+    memory = HeldJournal(holding=False)
+    desk = Desk(memory)
+    with open_directory(tmp_path, 1 << 30) as storage:
+        news: list[Message[Any]] = []
+        owner = Owner(storage.journal, storage.tree, Settings(), news.append)
+        for n in range(20):
+            desk.now += 1
+            desk.ask(put(b"k%d" % (n % 3), b"%d" % n))
+            owner.drain(desk.now, [(put(b"k%d" % (n % 3), b"%d" % n), None)])
+            while owner.revision <= n:
+                while news:
+                    owner.drain(desk.now, [(news.pop(0), None)])
+        rows = list(storage.journal.replay(0))
+    assert rows == [decode_revision(number, row) for number, row in memory.rows.items()]
+    assert len(rows) == 20
+
+
+async def test_p10_a_failed_flush_is_unknown_to_every_waiter_and_ends_the_actor(
+    actor: StoreActor, journal: HeldJournal, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal.holding = True
+    flushing = actor.ask(put(b"a"))
+    while not journal.pending:
+        await asyncio.sleep(0)
+    staged = actor.ask(put(b"b"))
+    journal.break_down(OSError(5, "Input/output error"))
+    queued = actor.ask(Get(b"c"))
+    await asyncio.wait({actor.done})
+    for future in (flushing, staged):
+        assert isinstance(future.exception(), OutcomeUnknown)
+    # The read was in time, or was not; it was answered.
+    assert isinstance(queued.exception(), KeyNotFound | OutcomeUnknown)
+    assert isinstance(actor.done.exception(), StorageFailed)
+    with pytest.raises(OutcomeUnknown):
+        actor.ask(Get(b"a"))
+    assert "could not flush up to revision 1: [Errno 5] Input/output error" in caplog.text
+
+
+async def test_p10_an_unexpected_exception_in_the_owner_does_the_same(
+    actor: StoreActor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr("kvactor.store.Store.stage", broken)
+    asked = [actor.ask(put(b"a")), actor.ask(put(b"b"))]
+    await asyncio.wait({actor.done})
+    assert [type(future.exception()) for future in asked] == [OutcomeUnknown, OutcomeUnknown]
+    assert isinstance(actor.done.exception(), ZeroDivisionError)
+    assert "the owner has failed" in caplog.text
+
+
+def test_p10_a_failed_fold_ends_the_owner_too() -> None:
+    tree = HeldTree()
+    desk = Desk(tree=tree, settings=Settings(memtable_size=1))
+    desk.ask(put(b"a"))
+    tree.pending[0][2](OSError(28, "No space left on device"))
+    with pytest.raises(StorageFailed, match="could not fold"):
+        desk.settle()
+
+
+def test_every_promise_has_a_test_that_bears_its_name() -> None:
+    names = [name for name in globals() if name.startswith("test_p")]
+    assert {int(name.split("_")[1][1:]) for name in names} == set(range(1, 11))

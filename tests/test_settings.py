@@ -1,0 +1,51 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from kvactor.cli import parser
+from kvactor.settings import Settings, load, table
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_a_flag_wins_over_a_variable_and_a_variable_over_the_default() -> None:
+    assert load({}, {}) == Settings()
+    assert load({"KVACTOR_PORT": "1"}, {}).port == 1
+    assert load({"KVACTOR_PORT": "1"}, {"port": "2"}).port == 2
+
+
+@pytest.mark.parametrize("setting", list(table()), ids=lambda setting: setting.name)
+def test_every_setting_has_help_a_default_a_flag_and_a_line_in_the_readme(setting: object) -> None:
+    row = next(one for one in table() if one == setting)
+    assert row.help
+    assert row.default == getattr(Settings(), row.name)
+    assert re.search(rf"\| `{row.name}` +\|.*{re.escape(row.help)}", README), (
+        f"README.md has no line for {row.name}"
+    )
+    shown = re.sub(r"\s+", " ", parser().format_help())
+    assert row.flag in shown
+    assert row.variable in shown
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags", "sentence"),
+    [
+        ({"KVACTOR_PORT": "65536"}, {}, "KVACTOR_PORT=65536: Expected `int` <= 65535."),
+        ({}, {"port": "x"}, "--port=x: Expected `int`"),
+        ({}, {"log_level": "loud"}, "--log-level=loud: Invalid enum value"),
+        ({"KVACTOR_MEMORY": "maybe"}, {}, "KVACTOR_MEMORY=maybe: Expected `bool`"),
+        ({"KVACTOR_PROT": "1"}, {}, "KVACTOR_PROT names no setting"),
+        ({"KVACTOR_BODY_TIMEOUT": "inf"}, {}, "KVACTOR_BODY_TIMEOUT=inf: Expected `float` <="),
+        ({"KVACTOR_BODY_TIMEOUT": "nan"}, {}, "KVACTOR_BODY_TIMEOUT=nan: Expected"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_name(
+    environ: dict[str, str], flags: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        load(environ, flags)
+
+
+def test_variables_of_others_are_let_alone() -> None:
+    assert load({"PATH": "/bin", "KVACTORY": "1"}, {}) == Settings()

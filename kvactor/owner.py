@@ -178,14 +178,13 @@ class Owner:
             outcome = error
         if reply is None:
             return
-        store = self._store
-        held = self._rests_on > store.revision
-        revision = store.head if held else store.revision
+        durable = self._store.revision
+        revision = max(self._rests_on, durable)
         if isinstance(outcome, KvactorError):
             outcome.revision = revision
         else:
             outcome = Answer(revision, outcome)
-        if held:
+        if revision > durable:
             self._held.append((self._rests_on, reply, outcome))
         else:
             _deliver(reply, outcome)

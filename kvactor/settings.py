@@ -16,7 +16,8 @@ from kvactor.records import MAX_KEY_SIZE
 PREFIX = "KVACTOR_"
 
 _MiB = 1024 * 1024
-_YEAR = 365 * 24 * 3600
+#: Longer than any duration that makes sense here, in seconds: a year.
+MAX_SECONDS = 365 * 24 * 3600
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,16 +46,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=256, le=_MiB, description="bytes of the request line, and of a header field")
     ] = 8190
     body_timeout: Annotated[
-        float, Meta(gt=0, le=_YEAR, description="seconds in which a body has to arrive")
+        float, Meta(gt=0, le=MAX_SECONDS, description="seconds in which a body has to arrive")
     ] = 30.0
     keepalive_timeout: Annotated[
-        float, Meta(gt=0, le=_YEAR, description="seconds after which an idle connection is closed")
+        float,
+        Meta(gt=0, le=MAX_SECONDS, description="seconds after which an idle connection is closed"),
     ] = 75.0
     shutdown_timeout: Annotated[
         float,
         Meta(
             ge=0,
-            le=_YEAR,
+            le=MAX_SECONDS,
             description="seconds that requests under way get to finish when the server stops",
         ),
     ] = 10.0
@@ -73,20 +75,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(
             gt=0,
-            le=_YEAR,
+            le=MAX_SECONDS,
             description="seconds after which an idle isolated transaction is rolled back",
         ),
     ] = 30.0
     max_transaction_idle_timeout: Annotated[
-        float, Meta(gt=0, le=_YEAR, description="seconds that a client may ask for instead")
+        float, Meta(gt=0, le=MAX_SECONDS, description="seconds that a client may ask for instead")
     ] = 300.0
     shared_transaction_idle_timeout: Annotated[
-        float, Meta(ge=0, le=_YEAR, description="the same for the shared transaction; 0 is never")
+        float, Meta(ge=0, le=MAX_SECONDS, description="the same for the shared transaction; 0 is never")
     ] = 0.0
     shared_transaction_warning: Annotated[
         float,
         Meta(
-            gt=0, le=_YEAR, description="seconds after which an open shared transaction is warned about"
+            gt=0,
+            le=MAX_SECONDS,
+            description="seconds after which an open shared transaction is warned about",
         ),
     ] = 60.0
     remembered_transactions: Annotated[

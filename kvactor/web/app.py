@@ -9,6 +9,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from kvactor.actor import StoreActor
@@ -51,10 +52,32 @@ def create_app(
     return app
 
 
+class _NoTracebacks(logging.Filter):
+    """Lets aiohttp tell of malformed requests and of uploads that were broken off in one line each.
+
+    They are the client's doing; the server's own faults keep their tracebacks.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError | ConnectionError):
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            record.msg, record.args = "a request could not be read: %s", (" ".join(str(error).split()),)
+            record.exc_info = record.exc_text = None
+        return True
+
+
+#: One object, so that a second runner does not add a second filter.
+_no_tracebacks = _NoTracebacks()
+
+
 def create_runner(app: web.Application, settings: Settings) -> web.AppRunner:
     """Return a runner with the limits that aiohttp has no good defaults for."""
+    logger = logging.getLogger("aiohttp.server")
+    logger.addFilter(_no_tracebacks)
     return web.AppRunner(
         app,
+        logger=logger,
         access_log=logging.getLogger("aiohttp.access") if settings.access_log else None,
         keepalive_timeout=settings.keepalive_timeout,
         max_line_size=settings.max_header_size,

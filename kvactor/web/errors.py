@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler, Middleware
 from kvactor import errors
 from kvactor.actor import StoreActor
 from kvactor.web.answers import answer
+from kvactor.web.requests import check_form
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def error_middleware(actor: StoreActor) -> Middleware:
     @web.middleware
     async def catch(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            check_form(request)
             return await handler(request)
         except errors.KvactorError as error:
             revision = actor.revision if error.revision is None else error.revision

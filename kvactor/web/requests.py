@@ -6,7 +6,7 @@ from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 
 from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidKey, InvalidRequest
@@ -15,7 +15,14 @@ from kvactor.web.answers import TRANSACTION
 
 T = TypeVar("T")
 
+_VERSIONS = (HttpVersion10, HttpVersion11)
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
+
+
+def check_form(request: web.Request) -> None:
+    """Raise `InvalidRequest` for another HTTP than 1.0 and 1.1, and for a target that is no path."""
+    if request.version not in _VERSIONS or request.raw_path[:1] != "/":
+        raise InvalidRequest("A request is HTTP/1.1 or HTTP/1.0, and its target begins with /.")
 
 
 def key_in_path(request: web.Request, prefix: str) -> bytes:
@@ -62,7 +69,7 @@ async def body_of(request: web.Request, timeout: float) -> bytes:
         raise BodyTimeout(f"The body has not arrived within {timeout:g} s.") from None
     except HTTPRequestEntityTooLarge as error:
         raise BodyTooLarge(f"The body is larger than max_body_size allows. {error.text}") from None
-    except web.RequestPayloadError as error:
+    except (web.RequestPayloadError, ConnectionError) as error:
         raise InvalidRequest(f"The body cannot be read: {error}") from None
 
 

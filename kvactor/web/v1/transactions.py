@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from msgspec import Meta
 
 from kvactor.actor import StoreActor
 from kvactor.messages import (
@@ -19,7 +21,7 @@ from kvactor.messages import (
     Rollback,
     TransactionState,
 )
-from kvactor.settings import Settings
+from kvactor.settings import MAX_SECONDS, Settings
 from kvactor.web.answers import answer
 from kvactor.web.requests import body_of, parse
 
@@ -29,7 +31,7 @@ class OpenBody(msgspec.Struct, forbid_unknown_fields=True):
     rolled back.
     """
 
-    idle_timeout: float | None = None
+    idle_timeout: Annotated[float, Meta(gt=0, le=MAX_SECONDS)] | None = None
 
 
 class TransactionRoutes:

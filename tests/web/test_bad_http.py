@@ -1,0 +1,182 @@
+"""What is not HTTP, or bad HTTP, and clients that end in the middle of a request: each gets a 4xx or a
+closed connection; others are served.
+"""
+
+import logging
+
+import pytest
+
+from kvactor.settings import Settings
+from tests.web.conftest import Server, message
+
+GOOD = b'{"key": "a", "value": 1}'
+CHUNKED = {"Transfer-Encoding": "chunked"}
+
+
+def with_fields(*fields: bytes, body: bytes = b"") -> bytes:
+    """Return a POST /set with these header fields."""
+    return b"\r\n".join([b"POST /set HTTP/1.1", b"Host: localhost", *fields, b"", body])
+
+
+def with_line(line: bytes) -> bytes:
+    """Return a request with this request line."""
+    return line + b"\r\nHost: localhost\r\n\r\n"
+
+
+BAD = {
+    "garbage": b"\x00\x01\x02\xff\xfe\r\n\r\n",
+    "text": b"hello?\r\n\r\n",
+    "empty lines and a word": b"\r\n\r\n\r\nx\r\n\r\n",
+    "a TLS hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(501),
+    "an HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a Redis command": b"*1\r\n$4\r\nPING\r\n",
+    "HTTP/3.7": with_line(b"GET /get/a HTTP/3.7"),
+    "HTTP/0.9": b"POST /begin\r\n\r\n",
+    "HTTP/0.9, said aloud": b"POST /begin HTTP/0.9\r\n\r\n",
+    "HTTP without a version": with_line(b"GET /get/a HTTP/"),
+    "another protocol": with_line(b"GET /get/a SIP/2.0"),
+    "an unknown method": with_line(b"BREW /get/a HTTP/1.1"),
+    "a method in small letters": with_line(b"get /get/a HTTP/1.1"),
+    "a space in the path": with_line(b"GET /get/a b HTTP/1.1"),
+    "raw bytes that are not UTF-8 in the path": with_line(b"GET /get/\xff\xfe HTTP/1.1"),
+    "raw UTF-8 in the path": with_line("GET /get/é HTTP/1.1".encode()),
+    "a zero byte in the path": with_line(b"GET /get/a\x00b HTTP/1.1"),
+    "a star as the path": with_line(b"GET * HTTP/1.1"),
+    "a path without a slash": with_line(b"GET get/a HTTP/1.1"),
+    "an absolute target with half an address": with_line(b"GET http://[::1/get/a HTTP/1.1"),
+    "an absolute target with a port that is none": with_line(b"GET http://a:99999/get/a HTTP/1.1"),
+    "a request line of 20,000 bytes": with_line(b"GET /get/%b HTTP/1.1" % (b"a" * 20_000)),
+    "a header field of 20,000 bytes": with_fields(b"X: " + b"a" * 20_000),
+    "a header name of 20,000 bytes": with_fields(b"X" * 20_000 + b": a"),
+    "20,000 header fields": with_fields(*[b"X: a"] * 20_000),
+    "no Host": b"GET /get/a HTTP/1.1\r\n\r\n",
+    "bare line feeds": b"POST /begin HTTP/1.1\nHost: localhost\n\n",
+    "a space before the colon": with_fields(b"X : a"),
+    "a header field without a name": with_fields(b": a"),
+    "a header field without a colon": with_fields(b"X"),
+    "a folded header field": with_fields(b"X: a", b" b"),
+    "a zero byte in a header field": with_fields(b"X: a\x00b"),
+    "a negative Content-Length": with_fields(b"Content-Length: -5"),
+    "a signed Content-Length": with_fields(b"Content-Length: +24", body=GOOD),
+    "a Content-Length that is a word": with_fields(b"Content-Length: all", body=GOOD),
+    "a Content-Length beyond all bounds": with_fields(b"Content-Length: " + b"9" * 30, body=GOOD),
+    "two Content-Lengths": with_fields(b"Content-Length: 24", b"Content-Length: 5", body=GOOD),
+    "the same Content-Length twice": with_fields(*[b"Content-Length: 24"] * 2, body=GOOD),
+    "Content-Length and chunks": with_fields(
+        b"Content-Length: 24", b"Transfer-Encoding: chunked", body=b"18\r\n" + GOOD + b"\r\n0\r\n\r\n"
+    ),
+    "an unknown transfer coding": with_fields(b"Transfer-Encoding: tea", body=GOOD),
+    "a chunk size that is none": message("POST", "/set", None, CHUNKED) + b"zz\r\n" + GOOD,
+    "a negative chunk size": message("POST", "/set", None, CHUNKED) + b"-5\r\n" + GOOD,
+    "a chunk size beyond all bounds": message("POST", "/set", None, CHUNKED)
+    + b"f" * 17
+    + b"\r\n"
+    + GOOD,
+    "a chunk longer than its size": message("POST", "/set", None, CHUNKED)
+    + b"5\r\n"
+    + GOOD
+    + b"\r\n0\r\n",
+}
+
+
+@pytest.mark.parametrize("data", BAD.values(), ids=BAD)
+async def test_what_is_not_good_http_gets_400_and_a_closed_connection(
+    server: Server, data: bytes
+) -> None:
+    connection = await server.send(data)
+    answer = await connection.answer()
+    if answer is not None:
+        assert answer.status == 400
+        assert await connection.answer() is None
+    assert await server.proves_itself() == 1
+    assert (await server.request("POST", "/rollback")).status == 400
+
+
+async def test_garbage_behind_a_good_request_gets_400_and_a_closed_connection(server: Server) -> None:
+    connection = await server.send(message("POST", "/set", GOOD))
+    stored = await connection.answer()
+    assert stored is not None
+    assert (stored.status, stored.revision) == (200, 1)
+    await connection.send(b"garbage\r\n\r\n")
+    refused = await connection.answer()
+    assert refused is not None
+    assert refused.status == 400
+    assert await connection.answer() is None
+    assert await server.proves_itself() == 2
+
+
+@pytest.mark.parametrize("settings", [Settings(body_timeout=0.05)])
+@pytest.mark.parametrize(
+    "broken", [b"zz\r\n" + GOOD + b"\r\n0\r\n\r\n", b"5\r\n" + GOOD + b"\r\n0\r\n\r\n"]
+)
+async def test_a_chunk_that_is_broken_after_the_handler_has_begun_gets_a_4xx(
+    server: Server, broken: bytes
+) -> None:
+    connection = await server.send(message("POST", "/set", None, CHUNKED | {"Expect": "100-continue"}))
+    begun = await connection.answer()
+    assert begun is not None
+    assert begun.status == 100
+    await connection.send(broken)
+    answer = await connection.answer()
+    assert answer is not None
+    assert answer.status in {400, 408}
+    await connection.close()
+    assert await server.proves_itself() == 1
+
+
+@pytest.mark.parametrize("ending", ["close", "reset"])
+@pytest.mark.parametrize(
+    "half",
+    [
+        pytest.param(b"PO", id="in the request line"),
+        pytest.param(b"POST /set HTTP/1.1\r\nHost: local", id="in the header"),
+        pytest.param(with_fields(b"Content-Length: 24"), id="before the body"),
+        pytest.param(with_fields(b"Content-Length: 24", body=GOOD[:-1]), id="in the body"),
+        pytest.param(message("POST", "/set", None, CHUNKED) + b"18\r\n" + GOOD[:5], id="in a chunk"),
+        pytest.param(
+            message("POST", "/set", None, CHUNKED) + b"18\r\n" + GOOD + b"\r\n",
+            id="before the last chunk",
+        ),
+        pytest.param(message("POST", "/v1/transactions", b"{}")[:-1], id="in a body on v1"),
+    ],
+)
+async def test_a_request_that_is_cut_off_does_nothing_and_is_no_fault_of_the_servers(
+    server: Server, caplog: pytest.LogCaptureFixture, half: bytes, ending: str
+) -> None:
+    connection = await server.connect()
+    await connection.send(half)
+    # The handler has the first half when the second is taken away from it.
+    assert (await server.request("GET", "/healthz")).status == 200
+    await (connection.close() if ending == "close" else connection.reset())
+    assert await server.proves_itself() == 1
+    assert (await server.request("GET", "/v1/status")).json()["transactions"]["open"] == 0
+    assert [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR] == []
+
+
+async def test_a_whole_body_in_single_bytes_is_taken(server: Server) -> None:
+    connection = await server.connect()
+    for byte in message("POST", "/set", GOOD):
+        await connection.send(bytes([byte]))
+    answer = await connection.answer()
+    assert answer is not None
+    assert (answer.status, answer.revision) == (200, 1)
+
+
+async def test_a_body_in_chunks_is_taken(server: Server) -> None:
+    chunks = (
+        b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (GOOD[:5], GOOD[5:])) + b"0\r\n\r\n"
+    )
+    answer = await server.exchange(message("POST", "/set", None, CHUNKED) + chunks)
+    assert answer is not None
+    assert (answer.status, answer.revision) == (200, 1)
+
+
+async def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
+    steps = [message("POST", "/set", GOOD), message("GET", "/get/a"), message("DELETE", "/delete/a")]
+    connection = await server.send(b"".join(steps))
+    answers = [await connection.answer() for _ in steps]
+    assert [answer.json() for answer in answers if answer is not None] == [
+        {"status": "ok"},
+        {"key": "a", "value": 1},
+        {"status": "deleted"},
+    ]

@@ -1,0 +1,261 @@
+"""What happens while a flush is under way: nobody sees too early what is not durable, clients may go
+away, and what is too much is refused.
+
+The journal here holds a flush until it is released, so each test is exactly in the middle of one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from kvactor.actor import StoreActor
+from kvactor.records import Revision
+from kvactor.settings import Settings
+from kvactor.storage import Done
+from kvactor.storage.directory import Storage
+from kvactor.storage.memory import MemoryJournal, MemoryTree
+from tests.web.conftest import PATIENCE, Connection, Server, message
+
+
+class HeldJournal(MemoryJournal):
+    """A journal that, once told to `hold`, makes what it is given durable when it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: how many revisions came with each flush
+        self.flushes: list[int] = []
+        self._holding = False
+        self._held: tuple[Sequence[Revision], Done] | None = None
+        self._reached = asyncio.Event()
+
+    def hold(self) -> None:
+        self._holding = True
+
+    def append(self, revisions: Sequence[Revision], done: Done) -> None:
+        self.flushes.append(len(revisions))
+        if self._holding:
+            self._held = revisions, done
+            self._reached.set()
+        else:
+            super().append(revisions, done)
+
+    async def reached(self) -> None:
+        """Wait until there is something to be made durable."""
+        async with asyncio.timeout(PATIENCE):
+            await self._reached.wait()
+
+    def release(self, *, hold_the_next: bool = False) -> None:
+        """Make it durable, and all that comes after it unless that is to be held again."""
+        self._holding = hold_the_next
+        self._reached.clear()
+        if self._held is not None:
+            revisions, done = self._held
+            self._held = None
+            super().append(revisions, done)
+
+
+@pytest.fixture
+def journal() -> HeldJournal:
+    return HeldJournal()
+
+
+@pytest.fixture
+def storage(journal: HeldJournal) -> Storage:
+    return Storage(journal, MemoryTree())
+
+
+@pytest.fixture(autouse=True)
+async def released(server: Server, journal: HeldJournal) -> AsyncIterator[None]:
+    """Let the server stop, even if the test has failed before its release."""
+    yield
+    journal.release()
+
+
+def set_a(value: str, within: str = "") -> bytes:
+    headers = {"Kvactor-Transaction": within} if within else {}
+    return message("POST", "/set", b'{"key": "a", "value": "%b"}' % value.encode(), headers)
+
+
+async def status_and_json(connection: Connection) -> tuple[int, object]:
+    answer = await connection.answer()
+    assert answer is not None
+    return answer.status, answer.json()
+
+
+async def opened(server: Server) -> str:
+    id_: str = (await server.request("POST", "/v1/transactions")).json()["id"]
+    return id_
+
+
+# -- nobody sees too early (P3) --
+
+
+async def test_no_value_is_visible_before_it_is_durable_and_reads_do_not_wait(
+    server: Server, journal: HeldJournal
+) -> None:
+    await server.set("a", "old")
+    await server.set("b", "other")
+    id_ = await opened(server)
+    journal.hold()
+    writer = await server.send(set_a("new"))
+    await journal.reached()
+    assert (await server.get("b")).json()["value"] == "other"
+    read = await server.get("a")
+    assert (read.json()["value"], read.revision) == ("old", 2)
+    assert (await server.get("b", {"Kvactor-Transaction": id_})).json()["value"] == "other"
+    # A transaction's read of what is being written is decided on the new value, so it has to wait.
+    reader = await server.send(message("GET", "/get/a", None, {"Kvactor-Transaction": id_}))
+    status = (await server.request("GET", "/v1/status")).json()
+    assert (status["revision"], status["storage"]["staged"], status["mailbox"]["held"]) == (2, 1, 2)
+    journal.release()
+    assert await status_and_json(writer) == (200, {"status": "ok"})
+    assert await status_and_json(reader) == (200, {"key": "a", "value": "new"})
+    read = await server.get("a")
+    assert (read.json()["value"], read.revision) == ("new", 3)
+
+
+async def test_a_refusal_that_rests_on_what_is_not_durable_waits_for_it(
+    server: Server, journal: HeldJournal
+) -> None:
+    await server.set("a", "old")
+    journal.hold()
+    first = await server.send(message("DELETE", "/delete/a"))
+    await journal.reached()
+    second = await server.send(message("DELETE", "/delete/a"))
+    assert (await server.get("a")).json()["value"] == "old"
+    assert (await server.request("GET", "/v1/status")).json()["mailbox"]["held"] == 2
+    journal.release()
+    assert await status_and_json(first) == (200, {"status": "deleted"})
+    assert await status_and_json(second) == (404, {"error": "Key not found"})
+
+
+async def test_writes_during_a_flush_are_flushed_together_in_their_order(
+    server: Server, journal: HeldJournal
+) -> None:
+    journal.hold()
+    writers = [await server.send(set_a("0"))]
+    await journal.reached()
+    for number in range(1, 5):
+        writers.append(await server.send(set_a(f"{number}")))
+        # The owner has it when it has answered who came after it.
+        assert (await server.request("GET", "/readyz")).status == 200
+    journal.release()
+    answers = [await writer.answer() for writer in writers]
+    assert [answer.revision for answer in answers if answer is not None] == [1, 2, 3, 4, 5]
+    assert journal.flushes == [1, 4]
+    assert (await server.get("a")).json()["value"] == "4"
+
+
+async def test_no_answer_says_a_revision_that_is_not_durable(
+    server: Server, journal: HeldJournal
+) -> None:
+    id_ = await opened(server)
+    journal.hold()
+    await server.send(set_a("new"))
+    await journal.reached()
+    await server.send(message("POST", "/set", b'{"key": "b", "value": 1}'))
+    assert (await server.request("GET", "/v1/status")).json()["storage"]["staged"] == 2
+    reader = await server.send(message("GET", "/get/a", None, {"Kvactor-Transaction": id_}))
+    assert (await server.request("GET", "/v1/status")).json()["mailbox"]["held"] == 3
+    journal.release(hold_the_next=True)
+    answer = await reader.answer()
+    assert answer is not None
+    assert answer.json() == {"key": "a", "value": "new"}
+    await journal.reached()
+    assert (answer.revision, (await server.get("b")).revision) == (1, 1)
+
+
+# -- clients that go away (P7) --
+
+
+@pytest.mark.parametrize("ending", ["close", "reset"])
+@pytest.mark.parametrize("step", ["set", "delete", "shared commit", "isolated commit", "get"])
+async def test_what_a_client_has_asked_for_is_done_whole_when_it_goes_away_in_the_middle(
+    server: Server, journal: HeldJournal, actor: StoreActor, step: str, ending: str
+) -> None:
+    await server.set("a", "old")
+    id_ = await opened(server)
+    header = {"Kvactor-Transaction": id_}
+    match step:
+        case "set":
+            data, after = set_a("new"), ["new", None]
+        case "delete":
+            data, after = message("DELETE", "/delete/a"), [None, None]
+        case "shared commit":
+            await server.request("POST", "/begin")
+            await server.set("a", "new")
+            await server.set("b", "new")
+            data, after = message("POST", "/commit"), ["new", "new"]
+        case "isolated commit":
+            await server.set("a", "new", header)
+            await server.set("b", "new", header)
+            data, after = message("POST", "/commit", None, header), ["new", "new"]
+        case _:
+            data, after = message("GET", "/get/a", None, header), ["other", None]
+    journal.hold()
+    if step == "get":
+        await server.send(set_a("other"))
+        await journal.reached()
+    gone = await server.send(data)
+    await journal.reached()
+    assert (await server.request("GET", "/readyz")).status == 200
+    await (gone.close() if ending == "close" else gone.reset())
+    # The server has noticed when it has answered a connection that was made after that.
+    assert (await server.get("a")).json()["value"] == "old"
+    assert (await server.get("b")).status == 404
+    journal.release()
+    assert await server.proves_itself() == 3
+    answers = [(await server.get(key)).json().get("value") for key in ("a", "b")]
+    assert answers == after
+    assert not actor.done.done()
+
+
+async def test_a_client_that_lost_the_answer_to_a_commit_may_repeat_it(
+    server: Server, journal: HeldJournal
+) -> None:
+    id_ = await opened(server)
+    await server.set("a", 1, {"Kvactor-Transaction": id_})
+    journal.hold()
+    lost = await server.send(message("POST", f"/v1/transactions/{id_}/commit"))
+    await journal.reached()
+    await lost.reset()
+    again = await server.send(message("POST", f"/v1/transactions/{id_}/commit"))
+    assert (await server.get("a")).status == 404
+    assert (await server.request("GET", "/v1/status")).json()["mailbox"]["held"] == 2
+    journal.release()
+    assert await status_and_json(again) == (200, {"id": id_, "depth": 0})
+    assert (await server.get("a")).revision == 1
+
+
+# -- more than can wait (P8) --
+
+
+@pytest.mark.parametrize("settings", [Settings(mailbox_size=3)])
+async def test_a_full_mailbox_gets_503_until_it_is_drained(
+    server: Server, journal: HeldJournal
+) -> None:
+    journal.hold()
+    writers = []
+    for number in range(3):
+        assert (await server.request("GET", "/readyz")).status == 200
+        writers.append(await server.send(set_a(f"{number}")))
+        await journal.reached()
+    for method, target, body in (
+        ("POST", "/set", {"key": "a", "value": "refused"}),
+        ("GET", "/get/a", None),
+        ("GET", "/readyz", None),
+    ):
+        refused = await server.request(method, target, body)
+        assert refused.status == 503
+        assert int(refused.headers["Retry-After"]) > 0
+        assert set(refused.json()) == {"error"}
+    refused = await server.request("POST", "/v1/transactions")
+    assert (refused.status, refused.json()["code"]) == (503, "overloaded")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert (await server.request("GET", "/healthz")).status == 200
+    journal.release()
+    for writer in writers:
+        assert await status_and_json(writer) == (200, {"status": "ok"})
+    assert (await server.get("a")).json()["value"] == "2"
+    assert await server.proves_itself() == 4

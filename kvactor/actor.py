@@ -113,7 +113,7 @@ class StoreActor:
 
     def _tick(self) -> None:
         if not self.done.done():
-            self._post(Tick(self._storage.journal.free_space()))
+            self._post(Tick(self._owner.free_space()))
             self._loop.call_later(TICK, self._tick)
 
     async def _run(self) -> None:
@@ -121,7 +121,7 @@ class StoreActor:
         try:
             while not owner.finished:
                 self._draining = [await mailbox.get()]
-                while not mailbox.empty():
+                for _ in range(mailbox.qsize()):
                     self._draining.append(mailbox.get_nowait())
                 owner.drain(self._clock(), self._draining)
                 self.revision = owner.revision

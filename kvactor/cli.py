@@ -86,9 +86,10 @@ async def serve(storage: Storage, settings: Settings, where: str) -> int:
     """Serve a storage until a signal or a failure ends it; return the exit status."""
     actor = StoreActor(storage, settings)
     runner = create_runner(create_app(actor, settings), settings)
+    told = _listen_to_signals()
     await runner.setup()
     try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
+        await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
     except OSError as error:
         await runner.cleanup()
         return _complain(
@@ -107,18 +108,15 @@ async def serve(storage: Storage, settings: Settings, where: str) -> int:
             "and write everything",
             settings.host,
         )
-    await _told_to_stop(actor)
+    await asyncio.wait({told, actor.done}, return_when=asyncio.FIRST_COMPLETED)
     await runner.cleanup()
     return 1 if actor.done.exception() else 0
 
 
-async def _told_to_stop(actor: StoreActor) -> None:
-    """Wait for a signal, or for the actor's failure.
-
-    After this, a second signal ends the process at once.
-    """
+def _listen_to_signals() -> "asyncio.Future[None]":
+    """Return what is done once SIGTERM or SIGINT has come. A second one ends the process at once."""
     loop = asyncio.get_running_loop()
-    told = loop.create_future()
+    told: asyncio.Future[None] = loop.create_future()
 
     def on_signal(number: int) -> None:
         if told.done():
@@ -129,7 +127,7 @@ async def _told_to_stop(actor: StoreActor) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    await asyncio.wait({told, actor.done}, return_when=asyncio.FIRST_COMPLETED)
+    return told
 
 
 def _url(runner: web.AppRunner) -> str:

@@ -178,7 +178,6 @@ class Flushed(Message[None], frozen=True):
     """
 
     revision: int
-    free_space: int
     error: BaseException | None = None
 
 
@@ -189,7 +188,7 @@ class Folded(Message[None], frozen=True):
 
 
 class Tick(Message[None], frozen=True):
-    """Time has passed: sweep expired keys and idle transactions."""
+    """Time has passed: sweep expired keys and idle transactions. `free_space` was read just now."""
 
     free_space: int
 

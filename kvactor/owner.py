@@ -103,7 +103,7 @@ class Owner:
         self._store.recover(journal.replay(tree.applied))
         self._sessions = Sessions(settings)
         self._now = 0
-        self._free_space = journal.free_space()
+        self._free_space = self.free_space()
         self._stopping = False
         self._rests_on = 0
         #: answers held back until a revision is durable
@@ -148,6 +148,10 @@ class Owner:
     def behind(self) -> bool:
         """Is the memtable full again before the last one is folded?"""
         return self._store.folding and self._store.memtable.size >= self._settings.memtable_size
+
+    def free_space(self) -> int:
+        """Return how many bytes can be written, by the disk's account."""
+        return min(self._journal.free_space(), self._tree.free_space())
 
     # -- drains --
 
@@ -374,17 +378,18 @@ class Owner:
 
     def _flush(self) -> None:
         journal, post = self._journal, self._post
+        # Until the next tick reads it anew: what is written goes into the journal and into the tree.
+        self._free_space -= 2 * self._store.staging
         revisions = self._store.seal()
         head = revisions[-1].number
         journal.trim(max(0, min(self._store.folded, head - self._settings.history)) + 1)
-        journal.append(revisions, lambda error: post(Flushed(head, journal.free_space(), error)))
+        journal.append(revisions, lambda error: post(Flushed(head, error)))
 
     def _flushed(self, message: Flushed) -> None:
         if message.error is not None:
             raise StorageFailed(
                 f"the journal could not flush up to revision {message.revision}"
             ) from message.error
-        self._free_space = message.free_space
         self._store.apply()
         held, self._held = self._held, []
         for item in held:

@@ -154,9 +154,9 @@ class Store:
         return self.head - self.revision
 
     @property
-    def staging(self) -> bool:
-        """Is anything staged that the journal was not given yet?"""
-        return bool(self._staging.revisions)
+    def staging(self) -> int:
+        """How many bytes, with overhead, are staged that the journal was not given yet."""
+        return self._staging.overlay.size
 
     @property
     def flushing(self) -> bool:

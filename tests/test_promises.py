@@ -272,6 +272,8 @@ def test_p8_writes_stop_below_the_floor_of_free_space_and_reads_go_on() -> None:
     assert value_of(desk.ask(Get(b"a")).result) == b"1"
     desk.tell(Tick(Settings().min_free_space))
     assert desk.ask(Commit("t")).revision == 2
+    # What was written since the last reading of the disk is reckoned with.
+    assert isinstance(desk.ask(put(b"b")).error, StorageFull)
 
 
 def history(journal: HeldJournal) -> list[object]:

@@ -77,5 +77,8 @@ class Tree(Protocol):
     def snapshot(self) -> None:
         """Read from the state that the last fold left."""
 
+    def free_space(self) -> int:
+        """Return how many bytes can be written before the disk, or the map, is full."""
+
     def close(self) -> None:
         """Wait for what is under way, and let go."""

@@ -5,12 +5,9 @@ metasync stay on). Rows that nobody needs any more are deleted in the same commi
 that trimming costs no flush of its own.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-
-import lmdb
 
 from kvactor.errors import DataDamaged
 from kvactor.records import (
@@ -21,6 +18,7 @@ from kvactor.records import (
     encode_revision_number,
 )
 from kvactor.storage import Done
+from kvactor.storage.environment import free_space, open_environment
 
 #: How many more rows an append may delete than it adds.
 _TRIM_AHEAD = 64
@@ -34,10 +32,7 @@ class LmdbJournal:
 
     def __init__(self, path: Path, map_size: int) -> None:
         self._path = path
-        self._map_size = map_size
-        # lib_version=0 pins LMDB's 0.9 file format.
-        self._env = lmdb.open(str(path), map_size=map_size, max_spare_txns=1, lib_version=0)
-        self._env.reader_check()
+        self._env = open_environment(path, map_size)
         # A write transaction of LMDB's lives in one thread.
         self._thread = ThreadPoolExecutor(1, "kvactor-journal")
         self._below = 0
@@ -84,9 +79,7 @@ class LmdbJournal:
 
     def free_space(self) -> int:
         """See `Journal`."""
-        disk = os.statvfs(self._path)
-        used = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
-        return min(disk.f_bavail * disk.f_frsize, self._map_size - used)
+        return free_space(self._env)
 
     def close(self) -> None:
         """See `Journal`."""

@@ -105,5 +105,9 @@ class MemoryTree:
     def snapshot(self) -> None:
         """See `Tree`: there is only one state here, and a fold is over before anyone reads."""
 
+    def free_space(self) -> int:
+        """See `Tree`."""
+        return sys.maxsize
+
     def close(self) -> None:
         """See `Tree`."""

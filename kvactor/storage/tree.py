@@ -11,10 +11,9 @@ from itertools import takewhile
 from pathlib import Path
 from struct import Struct
 
-import lmdb
-
 from kvactor.records import HEADER_SIZE, MISSING, NEVER, TOMBSTONE, Entry, Missing, expiry_of, verify
 from kvactor.storage import Done
+from kvactor.storage.environment import free_space, open_environment
 
 _NUMBER = Struct(">Q")
 _APPLIED = b"applied"
@@ -28,8 +27,7 @@ class LmdbTree:
     """
 
     def __init__(self, path: Path, map_size: int) -> None:
-        self._env = lmdb.open(str(path), map_size=map_size, max_dbs=3, max_spare_txns=2, lib_version=0)
-        self._env.reader_check()
+        self._env = open_environment(path, map_size, max_dbs=3)
         self._records = self._env.open_db(b"records")
         # An expiry (8 bytes) has its keys as sorted duplicates: together they would be longer than
         # LMDB lets a key be.
@@ -103,6 +101,10 @@ class LmdbTree:
         """See `Tree`."""
         self._read.abort()
         self._read = self._env.begin(self._records)
+
+    def free_space(self) -> int:
+        """See `Tree`."""
+        return free_space(self._env)
 
     def close(self) -> None:
         """See `Tree`."""

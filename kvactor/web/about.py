@@ -17,10 +17,11 @@ class AboutRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
+        handlers = {"/healthz": self.healthz, "/readyz": self.readyz, "/v1/status": self.status}
         return [
-            web.get("/healthz", self.healthz),
-            web.get("/readyz", self.readyz),
-            web.get("/v1/status", self.status),
+            web.route(method, path, handler)
+            for path, handler in handlers.items()
+            for method in ("GET", "HEAD")
         ]
 
     async def healthz(self, _: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""The application: routes, the error middleware, and the actor's life within the server's.
+"""The application: routes, and the actor's life within the server's.
 
 The life cycle of a stop is aiohttp's: listeners close, handlers get their answers, and then the
 actor flushes, folds and ends.
@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator, Callable
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
+from aiohttp.typedefs import Handler
 
 from kvactor.actor import StoreActor
 from kvactor.settings import Settings
 from kvactor.web.about import AboutRoutes
-from kvactor.web.errors import error_middleware
+from kvactor.web.errors import catching
 from kvactor.web.seed import SeedRoutes
 from kvactor.web.v1.transactions import TransactionRoutes
 
@@ -38,10 +39,18 @@ def create_app(
             "aiohttp runs without its C extensions. Install a wheel that has them; unset "
             "AIOHTTP_NO_EXTENSIONS."
         )
-    app = web.Application(middlewares=[error_middleware(actor)], client_max_size=settings.max_body_size)
-    app.add_routes(SeedRoutes(actor, settings).routes())
-    app.add_routes(TransactionRoutes(actor, settings, new_id).routes())
-    app.add_routes(AboutRoutes(actor).routes())
+    app = web.Application(client_max_size=settings.max_body_size)
+    routes = [
+        *SeedRoutes(actor, settings).routes(),
+        *TransactionRoutes(actor, settings, new_id).routes(),
+        *AboutRoutes(actor).routes(),
+    ]
+    for route in routes:
+        app.router.add_route(route.method, route.path, catching(route.handler, actor))
+    for path in {route.path: None for route in routes}:
+        allowed = [route.method for route in routes if route.path == path]
+        app.router.add_route("*", path, catching(_refuse_method(allowed), actor))
+    app.router.add_route("*", "/{path:(?s:.*)}", catching(_refuse_path, actor))
 
     async def life(_: web.Application) -> AsyncIterator[None]:
         await actor.start()
@@ -50,6 +59,17 @@ def create_app(
 
     app.cleanup_ctx.append(life)
     return app
+
+
+def _refuse_method(allowed: list[str]) -> Handler:
+    async def refuse(request: web.Request) -> web.Response:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+
+    return refuse
+
+
+async def _refuse_path(_: web.Request) -> web.Response:
+    raise web.HTTPNotFound
 
 
 class _NoTracebacks(logging.Filter):

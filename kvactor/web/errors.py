@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 import msgspec
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
 from kvactor import errors
 from kvactor.actor import StoreActor
@@ -41,13 +41,31 @@ STATUS: dict[type[errors.KvactorError], HTTPStatus] = {
 RETRY_AFTER = "1"
 
 
-def error_middleware(actor: StoreActor) -> Middleware:
-    """Return the middleware that turns every exception into an answer: a problem document on /v1,
-    the seed's shape elsewhere.
+def seed_shape(status: HTTPStatus, code: str, detail: str) -> tuple[str, bytes]:
+    """Return the content type and the body of an error on the seed's routes."""
+    return "application/json", msgspec.json.encode({"error": detail})
+
+
+def problem_document(status: HTTPStatus, code: str, detail: str) -> tuple[str, bytes]:
+    """Return the content type and the body of an error on /v1, as in RFC 9457."""
+    problem = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }
+    return "application/problem+json", msgspec.json.encode(problem)
+
+
+def catching(handler: Handler, actor: StoreActor) -> Handler:
+    """Return a handler that answers with what another one raises.
+
+    It stands around each handler, and not in the application's list of middlewares: those would cost
+    every request two more coroutines.
     """
 
-    @web.middleware
-    async def catch(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def catch(request: web.Request) -> web.StreamResponse:
         try:
             check_form(request)
             return await handler(request)
@@ -55,23 +73,17 @@ def error_middleware(actor: StoreActor) -> Middleware:
             revision = actor.revision if error.revision is None else error.revision
             if isinstance(error, errors.RecordDamaged):
                 log.warning("%s Restore it from a backup, or write it anew.", error)
-            return _tell(request, revision, STATUS[type(error)], error.code, str(error))
+            return _tell(request, revision, STATUS[type(error)], error.code, str(error), {})
         except web.HTTPException as error:
             status = HTTPStatus(error.status)
-            code = status.name.lower()
-            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
             detail = f"{request.method} {request.path}: {status.phrase}"
-            return _tell(request, actor.revision, status, code, detail, allow)
+            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+            return _tell(request, actor.revision, status, status.name.lower(), detail, allow)
         except Exception:
             log.exception("%s %s failed by a fault of the server's", request.method, request.path)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
-            return _tell(
-                request,
-                actor.revision,
-                status,
-                "internal_error",
-                "The server has made a mistake; its log says more.",
-            )
+            detail = "The server has made a mistake; its log says more."
+            return _tell(request, actor.revision, status, "internal_error", detail, {})
 
     return catch
 
@@ -82,18 +94,10 @@ def _tell(
     status: HTTPStatus,
     code: str,
     detail: str,
-    headers: dict[str, str] | None = None,
+    headers: dict[str, str],
 ) -> web.Response:
-    headers = headers or {}
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = RETRY_AFTER
-    if not request.path.startswith("/v1"):
-        return answer(revision, msgspec.json.encode({"error": detail}), status, headers=headers)
-    problem = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": status,
-        "code": code,
-        "detail": detail,
-    }
-    return answer(revision, msgspec.json.encode(problem), status, "application/problem+json", headers)
+    shape = problem_document if request.path.startswith("/v1") else seed_shape
+    content_type, body = shape(status, code, detail)
+    return answer(revision, body, status, content_type, headers)

@@ -38,7 +38,7 @@ class SeedRoutes:
         """Return the six routes."""
         return [
             web.post("/set", self.set),
-            web.get("/get/{key:(?s:.+)}", self.get, allow_head=False),
+            web.get("/get/{key:(?s:.+)}", self.get),
             web.delete("/delete/{key:(?s:.+)}", self.delete),
             web.post("/begin", self.begin),
             web.post("/rollback", self.rollback),

@@ -48,7 +48,7 @@ class TransactionRoutes:
         one = "/v1/transactions/{id}"
         return [
             web.post("/v1/transactions", self.open),
-            web.get(one, self.on(Inspect), allow_head=False),
+            web.get(one, self.on(Inspect)),
             web.delete(one, self.drop),
             web.post(one + "/begin", self.on(Begin)),
             web.post(one + "/rollback", self.on(Rollback)),

@@ -11,6 +11,9 @@ from itertools import takewhile
 from pathlib import Path
 from struct import Struct
 
+import lmdb
+
+from kvactor.errors import RecordDamaged
 from kvactor.records import HEADER_SIZE, MISSING, NEVER, TOMBSTONE, Entry, Missing, expiry_of, verify
 from kvactor.storage import Done
 from kvactor.storage.environment import free_space, open_environment
@@ -49,26 +52,32 @@ class LmdbTree:
 
     def get(self, key: bytes) -> bytes | Missing:
         """See `Tree`."""
-        record = self._read.get(key, MISSING)
+        try:
+            record = self._read.get(key, MISSING)
+        except lmdb.Error as error:
+            raise _unreadable(key, error) from error
         if record is not MISSING:
             verify(key, record)
         return record
 
     def range(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         """See `Tree`."""
-        with self._read.cursor() as cursor:
-            if not reverse:
-                items = cursor.iternext() if cursor.set_range(start) else iter(())
-                inside = takewhile(lambda item: end is None or item[0] < end, items)
-            else:
-                # iterprev begins at the last key below `end`.
-                beyond = end is not None and cursor.set_range(end)
-                found = cursor.prev() if beyond else cursor.last()
-                items = cursor.iterprev() if found else iter(())
-                inside = takewhile(lambda item: item[0] >= start, items)
-            for key, record in inside:
-                verify(key, record)
-                yield key, record
+        try:
+            with self._read.cursor() as cursor:
+                if not reverse:
+                    items = cursor.iternext() if cursor.set_range(start) else iter(())
+                    inside = takewhile(lambda item: end is None or item[0] < end, items)
+                else:
+                    # iterprev begins at the last key below `end`.
+                    beyond = end is not None and cursor.set_range(end)
+                    found = cursor.prev() if beyond else cursor.last()
+                    items = cursor.iterprev() if found else iter(())
+                    inside = takewhile(lambda item: item[0] >= start, items)
+                for key, record in inside:
+                    verify(key, record)
+                    yield key, record
+        except lmdb.Error as error:
+            raise _unreadable(start, error) from error
 
     def expired(self, after: tuple[int, bytes], now: int) -> Iterator[tuple[int, bytes]]:
         """See `Tree`."""
@@ -111,6 +120,10 @@ class LmdbTree:
         self._thread.shutdown()
         self._read.abort()
         self._env.close()
+
+
+def _unreadable(key: bytes, error: lmdb.Error) -> RecordDamaged:
+    return RecordDamaged(f"The tree cannot be read at key {key.decode(errors='replace')!r}: {error}.")
 
 
 def _indexed_expiry(record: bytes) -> int:

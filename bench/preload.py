@@ -17,6 +17,8 @@ from kvactor.storage.directory import open_directory
 #: Writes that share a flush.
 _DRAIN: Final = 1000
 
+_DEFAULTS: Final = Settings()
+
 
 def key(number: int) -> str:
     """Return the name of a preloaded key."""
@@ -28,12 +30,11 @@ def value(number: int) -> bytes:
     return b'"%098d"' % number
 
 
-def preload(data_dir: Path, keys: int) -> None:
+def preload(data_dir: Path, keys: int, settings: Settings = _DEFAULTS) -> None:
     """Fill the data directory `data_dir` with `keys` keys, each of them one revision.
 
     Raises `DataDirectoryError` if it cannot be used.
     """
-    settings = Settings()
     news: SimpleQueue[Message[Any]] = SimpleQueue()
     with open_directory(data_dir, settings.map_size) as storage:
         owner = Owner(storage.journal, storage.tree, settings, news.put)

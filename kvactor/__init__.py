@@ -7,6 +7,7 @@ in the program. The map of the house, in reading order:
     records         how keys, values and revisions are laid out in bytes
     transactions    overlays, read sets, who has read what
     store           the stack of overlays on the tree, from a staged write down to disk
+    replies         where answers go, and when
     owner           what each message does: the one place where the data changes
     actor           the mailbox and the loop around the owner; group commit; fail-stop
     storage/        what is durable: the journal, the tree, and the directory that holds both

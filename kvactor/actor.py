@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from kvactor.errors import KvactorError, OutcomeUnknown, Overloaded, Stopping
 from kvactor.messages import Answer, Message, Stop, Tick
-from kvactor.owner import Envelope, Owner, Reply
+from kvactor.owner import Envelope, Owner
+from kvactor.replies import Reply
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
 
@@ -61,7 +62,7 @@ class StoreActor:
     @property
     def waiting(self) -> int:
         """How many requests wait: in the mailbox, or for a flush."""
-        return self._mailbox.qsize() + self._owner.held
+        return self._mailbox.qsize() + len(self._owner.held)
 
     # -- asking --
 
@@ -82,7 +83,7 @@ class StoreActor:
         """
         if self._closed is not None:
             raise self._closed()
-        if self._mailbox.qsize() + self._owner.held >= self._settings.mailbox_size:
+        if self._mailbox.qsize() + len(self._owner.held) >= self._settings.mailbox_size:
             raise Overloaded(
                 f"{self._settings.mailbox_size} requests are waiting already. Try again later."
             )
@@ -137,7 +138,7 @@ class StoreActor:
 
     def _fail(self) -> None:
         self._refuse(_unknown)
-        self._owner.fail(_unknown())
+        self._owner.held.fail(_unknown())
 
     def _refuse(self, error: Callable[[], KvactorError]) -> None:
         self._closed = error

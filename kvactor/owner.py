@@ -13,7 +13,7 @@ is, be it a value or an error.
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from kvactor import records
 from kvactor.errors import (
@@ -51,6 +51,7 @@ from kvactor.messages import (
     TransactionState,
 )
 from kvactor.records import MISSING, NEVER, TOMBSTONE, Entry, Missing
+from kvactor.replies import HeldReplies, Reply, deliver
 from kvactor.sessions import Sessions
 from kvactor.settings import Settings
 from kvactor.storage import Journal, StorageFailed, Tree
@@ -61,23 +62,8 @@ from kvactor.transactions import Transaction, merge_ranges
 SWEEP_LIMIT = 1000
 
 
-class Reply(Protocol):
-    """Where an answer goes. An `asyncio.Future` is one."""
-
-    def set_result(self, result: Any, /) -> None:
-        """Take the answer, an `Answer`."""
-
-    def set_exception(self, error: BaseException, /) -> None:
-        """Take the error, a `KvactorError`."""
-
-    def done(self) -> bool:
-        """Has it been answered, or has whoever waited gone away?"""
-
-
 #: A message, and where its answer goes; None for the owner's own news.
 Envelope = tuple[Message[Any], Reply | None]
-
-Outcome = Answer[Any] | KvactorError
 
 
 class Owner:
@@ -106,8 +92,7 @@ class Owner:
         self._free_space = self.free_space()
         self._stopping = False
         self._rests_on = 0
-        #: answers held back until a revision is durable
-        self._held: list[tuple[int, Reply, Outcome]] = []
+        self.held = HeldReplies()
         self._handlers: dict[type, Callable[[Any], Any]] = {
             Get: self._get,
             Set: self._set,
@@ -132,11 +117,6 @@ class Owner:
     def revision(self) -> int:
         """The newest durable revision."""
         return self._store.revision
-
-    @property
-    def held(self) -> int:
-        """How many answers wait for a flush."""
-        return len(self._held)
 
     @property
     def finished(self) -> bool:
@@ -189,15 +169,9 @@ class Owner:
         else:
             outcome = Answer(revision, outcome)
         if revision > durable:
-            self._held.append((self._rests_on, reply, outcome))
+            self.held.hold(revision, reply, outcome)
         else:
-            _deliver(reply, outcome)
-
-    def fail(self, error: KvactorError) -> None:
-        """Give everyone whose answer is held back `error` instead."""
-        held, self._held = self._held, []
-        for _, reply, _ in held:
-            _deliver(reply, error)
+            deliver(reply, outcome)
 
     # -- reading --
 
@@ -366,7 +340,7 @@ class Owner:
         return StatusReport(
             keys=store.keys,
             staged=store.pending,
-            held=len(self._held),
+            held=len(self.held),
             transactions=len(self._sessions.isolated),
             shared_depth=shared.depth if shared else 0,
             shared_age=self._now - shared.opened_at if shared else 0,
@@ -391,12 +365,7 @@ class Owner:
                 f"the journal could not flush up to revision {message.revision}"
             ) from message.error
         self._store.apply()
-        held, self._held = self._held, []
-        for item in held:
-            if item[0] <= message.revision:
-                _deliver(item[1], item[2])
-            else:
-                self._held.append(item)
+        self.held.release(message.revision)
 
     def _fold(self) -> None:
         post = self._post
@@ -419,14 +388,6 @@ class Owner:
 
     def _stop(self, _: Stop) -> None:
         self._stopping = True
-
-
-def _deliver(reply: Reply, outcome: Outcome) -> None:
-    if not reply.done():
-        if isinstance(outcome, KvactorError):
-            reply.set_exception(outcome)
-        else:
-            reply.set_result(outcome)
 
 
 def _state(transaction: Transaction) -> TransactionState:

@@ -103,7 +103,7 @@ class Store:
         self.revision = self.head = self.folded = tree.applied
         self.keys = tree.keys
         self._staging = _Batch()
-        self._flushing: _Batch | None = None
+        self._flushing = _Batch()
         self._memtable = Memtable()
         self._frozen: Memtable | None = None
         self._folding = self.folded
@@ -112,7 +112,7 @@ class Store:
 
     def _look(self) -> None:
         durable = [layer for layer in (self._memtable, self._frozen) if layer is not None]
-        pending = [batch.overlay for batch in (self._staging, self._flushing) if batch is not None]
+        pending = [self._staging.overlay, self._flushing.overlay]
         #: what readers see
         self.durable = View(durable, self._tree)
         #: what writes are decided on
@@ -126,7 +126,7 @@ class Store:
         """
         if key in self._staging.overlay:
             return self.head
-        if self._flushing and key in self._flushing.overlay:
+        if key in self._flushing.overlay:
             return self._flushing.revisions[-1].number
         return 0
 
@@ -134,7 +134,7 @@ class Store:
         """The same for an answer that depends on all from `start` up to but not including `end`."""
         if any(self._staging.overlay.range(start, end, False)):
             return self.head
-        if self._flushing and any(self._flushing.overlay.range(start, end, False)):
+        if any(self._flushing.overlay.range(start, end, False)):
             return self._flushing.revisions[-1].number
         return 0
 
@@ -161,7 +161,7 @@ class Store:
     @property
     def flushing(self) -> bool:
         """Are revisions in the journal's hands?"""
-        return self._flushing is not None
+        return bool(self._flushing.revisions)
 
     # -- the way down --
 
@@ -202,9 +202,7 @@ class Store:
 
     def apply(self) -> Sequence[Revision]:
         """Let readers see what was sealed: it is durable now."""
-        batch, self._flushing = self._flushing, None
-        if batch is None:
-            raise RuntimeError("nothing was sealed")
+        batch, self._flushing = self._flushing, _Batch()
         self._memtable.merge(batch.overlay)
         self.keys += batch.growth
         self.revision = batch.revisions[-1].number

@@ -14,12 +14,13 @@ FLOORS = (
     ("kvactor.web",),
     ("kvactor.actor",),
     ("kvactor.owner",),
-    ("kvactor.sessions", "kvactor.store", "kvactor.transactions"),
+    ("kvactor.sessions", "kvactor.store", "kvactor.transactions", "kvactor.replies"),
     ("kvactor.storage",),
     ("kvactor.records", "kvactor.messages", "kvactor.errors", "kvactor.settings"),
 )
 PURE = (
     "kvactor.owner",
+    "kvactor.replies",
     "kvactor.sessions",
     "kvactor.store",
     "kvactor.transactions",

@@ -423,7 +423,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
 
 
 CoreAgainstModel.TestCase.settings = settings(
-    max_examples=int(os.environ.get("KVACTOR_TEST_EXAMPLES", "200")),
+    max_examples=int(os.environ.get("KVACTOR_TEST_EXAMPLES", "150")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -13,9 +13,10 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+import lmdb
 import msgspec
 
-from kvactor.errors import DataDirectoryError, DirectoryInUse, FormatUnsupported
+from kvactor.errors import DataDamaged, DataDirectoryError, DirectoryInUse, FormatUnsupported
 from kvactor.storage import Journal, Tree
 from kvactor.storage.journal import LmdbJournal
 from kvactor.storage.memory import MemoryJournal, MemoryTree
@@ -75,6 +76,11 @@ def open_directory(path: Path, map_size: int) -> Storage:
         # A new file lasts only once the folder that names it is on disk too.
         for folder in (path / "journal", path / "tree", path, path.absolute().parent):
             _sync(folder)
+    except lmdb.Error as error:
+        os.close(lock)
+        raise DataDamaged(
+            f"The data in {path} cannot be read: {error}. Restore it from a backup."
+        ) from error
     except BaseException:
         os.close(lock)
         raise

@@ -5,24 +5,20 @@ from pathlib import Path
 
 import lmdb
 
-from kvactor.errors import DataDamaged
-
 
 def open_environment(path: Path, map_size: int, max_dbs: int = 0) -> lmdb.Environment:
     """Open or make the environment in the directory `path`, of at most `map_size` bytes.
 
     Sync and metasync stay on, writemap off; `lib_version=0` pins LMDB's 0.9 file format. Raises
-    `DataDamaged` if the file is no such environment, or shorter than it says: reading pages that
-    are not there would end the process.
+    `lmdb.Error` if the file is no such environment.
     """
-    try:
-        env = lmdb.open(str(path), map_size, max_dbs=max_dbs, max_spare_txns=2, lib_version=0)
-    except lmdb.Error as error:
-        raise DataDamaged(f"{path} cannot be opened: {error}. Restore it from a backup.") from error
-    size, expected = (path / "data.mdb").stat().st_size, used(env)
-    if size < expected:
-        env.close()
-        raise DataDamaged(f"{path} has been cut: {size} bytes of {expected}. Restore it from a backup.")
+    env = lmdb.open(str(path), map_size, max_dbs=max_dbs, max_spare_txns=2, lib_version=0)
+    # Where pages have been cut off, there have to be zeros: reading beyond the end would be the
+    # process's end, zeros are an error. (Pages that were freed before they were written may be missing
+    # in a sound file too.) Never open the file: closing it would drop LMDB's locks.
+    file = path / "data.mdb"
+    if file.stat().st_size < used(env):
+        os.truncate(file, used(env))
     env.reader_check()
     return env
 

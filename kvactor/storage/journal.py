@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import lmdb
+
 from kvactor.errors import DataDamaged
 from kvactor.records import (
     Revision,
@@ -61,17 +63,23 @@ class LmdbJournal:
 
     def replay(self, after: int) -> Iterator[Revision]:
         """See `Journal`."""
-        with self._env.begin() as txn:
-            cursor = txn.cursor()
-            # A cursor that found nothing would start from the first row.
-            for key, row in cursor if cursor.set_range(encode_revision_number(after + 1)) else ():
-                yield decode_revision(decode_revision_number(key), row)
+        try:
+            with self._env.begin() as txn:
+                cursor = txn.cursor()
+                # A cursor that found nothing would start from the first row.
+                for key, row in cursor if cursor.set_range(encode_revision_number(after + 1)) else ():
+                    yield decode_revision(decode_revision_number(key), row)
+        except lmdb.Error as error:
+            raise DataDamaged(f"The journal in {self._path} cannot be read: {error}.") from error
 
     def head(self) -> int:
         """See `Journal`."""
-        with self._env.begin() as txn:
-            cursor = txn.cursor()
-            return decode_revision_number(cursor.key()) if cursor.last() else 0
+        try:
+            with self._env.begin() as txn:
+                cursor = txn.cursor()
+                return decode_revision_number(cursor.key()) if cursor.last() else 0
+        except lmdb.Error as error:
+            raise DataDamaged(f"The journal in {self._path} cannot be read: {error}.") from error
 
     def trim(self, below: int) -> None:
         """See `Journal`."""

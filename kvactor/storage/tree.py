@@ -37,18 +37,12 @@ class LmdbTree:
         self._expiries = self._env.open_db(b"expiries", dupsort=True)
         self._meta = self._env.open_db(b"meta")
         self._thread = ThreadPoolExecutor(1, "kvactor-tree")
+        self._look()
+
+    def _look(self) -> None:
         self._read = self._env.begin(self._records)
-
-    @property
-    def applied(self) -> int:
-        """See `Tree`."""
-        applied: int = _NUMBER.unpack(self._read.get(_APPLIED, bytes(8), self._meta))[0]
-        return applied
-
-    @property
-    def keys(self) -> int:
-        """See `Tree`."""
-        return self._read.stat(self._records)["entries"]
+        self.applied: int = _NUMBER.unpack(self._read.get(_APPLIED, bytes(8), self._meta))[0]
+        self.keys = self._read.stat(self._records)["entries"]
 
     def get(self, key: bytes) -> bytes | Missing:
         """See `Tree`."""
@@ -109,7 +103,7 @@ class LmdbTree:
     def snapshot(self) -> None:
         """See `Tree`."""
         self._read.abort()
-        self._read = self._env.begin(self._records)
+        self._look()
 
     def free_space(self) -> int:
         """See `Tree`."""

@@ -72,7 +72,7 @@ def test_files_that_are_not_lmdbs_are_refused(tmp_path: Path) -> None:
     open_directory(tmp_path, MAP_SIZE).close()
     (tmp_path / "tree" / "data.mdb").write_bytes(b"x" * 8192)
     for _ in range(2):
-        with pytest.raises(DataDamaged, match="cannot be opened"):
+        with pytest.raises(DataDamaged, match="cannot be read"):
             open_directory(tmp_path, MAP_SIZE)
 
 

@@ -1,0 +1,12 @@
+"""What the server promises as a process: started, killed, told to stop, and refused, as a user or a
+disk would do it.
+
+    servers         server processes; always reaped
+    clients         requests, and writers that remember what they were told
+    contents        a stopped server's directory, read through the core and checked
+    failpoints      a server that is killed, held up or fails between two of its steps
+    damaged         reads damaged directories
+    strace          the same between two of LMDB's, where strace may be used
+
+`KVACTOR_TEST_ROUNDS` and `KVACTOR_TEST_KEYS` ask for more than the suite does by itself.
+"""

@@ -1,0 +1,243 @@
+"""Requests over real connections, and writers that remember what they were told.
+
+A writer's keys are its own, and each of its values is different. So what a crash may leave of them
+is known exactly: what was acknowledged, and of the one write that was under way all or nothing.
+"""
+
+import http.client
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+from tests.process.contents import Contents
+from tests.process.servers import PATIENCE, Server, until
+
+#: How a connection ends without an answer. (A time-out is no such end: it fails the test.)
+CLOSED: Final = (ConnectionError, http.client.BadStatusLine, http.client.IncompleteRead)
+
+_KEYS: Final = 30
+
+
+class Answer(NamedTuple):
+    """An answer. `revision` is -1 if it names none."""
+
+    status: int
+    revision: int
+    body: Any
+
+
+class Client:
+    """One keep-alive connection. Every method may raise one of `CLOSED`."""
+
+    def __init__(self, server: Server) -> None:
+        self.connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()
+
+    def send(self, method: str, path: str, body: object = None, within: str | None = None) -> None:
+        """Send a request, perhaps within an isolated transaction."""
+        headers = {} if within is None else {"Kvactor-Transaction": within}
+        self.connection.request(method, path, None if body is None else json.dumps(body), headers)
+
+    def receive(self) -> Answer:
+        """Wait for the answer to what was sent."""
+        response = self.connection.getresponse()
+        text = response.read()
+        revision = int(response.getheader("Kvactor-Revision", "-1"))
+        return Answer(response.status, revision, json.loads(text) if text else None)
+
+    def ask(self, method: str, path: str, body: object = None, within: str | None = None) -> Answer:
+        """Send a request, and wait for the answer."""
+        self.send(method, path, body, within)
+        return self.receive()
+
+    def set(self, key: str, value: object, within: str | None = None) -> Answer:
+        """POST /set."""
+        return self.ask("POST", "/set", {"key": key, "value": value}, within)
+
+    def get(self, key: str) -> Answer:
+        """GET /get/{key}."""
+        return self.ask("GET", f"/get/{quote(key)}")
+
+    def delete(self, key: str, within: str | None = None) -> Answer:
+        """DELETE /delete/{key}."""
+        return self.ask("DELETE", f"/delete/{quote(key)}", within=within)
+
+    def open(self) -> str:
+        """Open an isolated transaction; return its id."""
+        id_: str = self.ask("POST", "/v1/transactions").body["id"]
+        return id_
+
+    def commit(self, within: str) -> Answer:
+        """Commit an isolated transaction."""
+        return self.ask("POST", f"/v1/transactions/{within}/commit")
+
+
+class Writer(Thread):
+    """Writes until its connection is closed: single keys, or several in an isolated transaction."""
+
+    def __init__(self, name: str, server: Server, transactional: bool) -> None:
+        super().__init__(name=name)
+        self._server = server
+        self._random = Random(name)
+        self._transactional = transactional
+        #: of each key what was acknowledged last: the value (None: deleted), and the revision
+        self.told: dict[str, tuple[str | None, int]] = {}
+        #: the revisions of all acknowledged writes
+        self.revisions: list[int] = []
+        #: the write that was under way when the connection was closed, or had failed: who knows?
+        self.in_doubt: dict[str, str | None] = {}
+        self.statuses: Counter[int] = Counter()
+        self.failure: BaseException | None = None
+        self._enough = Event()
+
+    def run(self) -> None:
+        """Write."""
+        try:
+            with Client(self._server) as client:
+                number = 0
+                while not self._enough.is_set():
+                    number += 1
+                    self._write(client, self._changes(number))
+        except CLOSED:
+            pass
+        except BaseException as error:  # noqa: BLE001 (raised again by `end`, in the test's thread)
+            self.failure = error
+
+    def end(self) -> None:
+        """Wait until it has ended, after its current write if nothing else ends it."""
+        self._enough.set()
+        self.join(PATIENCE)
+        if self.failure is not None:
+            raise self.failure
+        if self.is_alive():
+            raise TimeoutError(f"{self.name} still waits for an answer")
+
+    def _changes(self, number: int) -> dict[str, str | None]:
+        many = self._random.randint(2, 5) if self._transactional else 1
+        present = sorted(key for key, (value, _) in self.told.items() if value is not None)
+        if len(present) > many and self._random.random() < 0.1:
+            return dict.fromkeys(self._random.sample(present, many))
+        value = f"{self.name}: {number} {'.' * self._random.randrange(200)}"
+        picked = self._random.sample(range(_KEYS), many)
+        return {f"{self.name}-{one}": value for one in picked}
+
+    def _write(self, client: Client, changes: Mapping[str, str | None]) -> None:
+        if self._transactional:
+            opened = client.ask("POST", "/v1/transactions")
+            if not self._noted(opened, 201):
+                return
+            within: str = opened.body["id"]
+            for key, value in changes.items():
+                if not self._noted(self._change(client, key, value, within), 200):
+                    return
+            self._settle(changes, lambda: client.commit(within))
+        else:
+            [(key, value)] = changes.items()
+            self._settle(changes, lambda: self._change(client, key, value, None))
+
+    @staticmethod
+    def _change(client: Client, key: str, value: str | None, within: str | None) -> Answer:
+        return client.delete(key, within) if value is None else client.set(key, value, within)
+
+    def _noted(self, answer: Answer, good: int) -> bool:
+        self.statuses[answer.status] += 1
+        return answer.status == good
+
+    def _settle(self, changes: Mapping[str, str | None], write: Callable[[], Answer]) -> None:
+        self.in_doubt = dict(changes)
+        answer = write()
+        if self._noted(answer, 200):
+            self.told.update((key, (value, answer.revision)) for key, value in changes.items())
+            self.revisions.append(answer.revision)
+        elif answer.status == 500:
+            self._enough.set()
+            return
+        self.in_doubt = {}
+
+    def check(self, contents: Contents) -> bool:
+        """Assert that `contents` holds of this writer's what it must, and nothing else.
+
+        Return whether the write in doubt was done.
+        """
+        mine = {
+            key: (json.loads(record.value), record.revision)
+            for key, record in contents.records.items()
+            if key.startswith(f"{self.name}-")
+        }
+        done = bool(self.in_doubt) and all(
+            mine.get(key, (None, 0))[0] == value for key, value in self.in_doubt.items()
+        )
+        if done:
+            revisions = {mine[key][1] for key, value in self.in_doubt.items() if value is not None}
+            assert len(revisions) <= 1, f"{self.in_doubt} was done in several revisions"
+            mine = {key: found for key, found in mine.items() if key not in self.in_doubt}
+        told = {
+            key: found
+            for key, found in self.told.items()
+            if found[0] is not None and not (done and key in self.in_doubt)
+        }
+        assert mine == told
+        return done
+
+
+class Load:
+    """Many writers at once, from entering to leaving the context."""
+
+    def __init__(
+        self, server: Server, name: str = "load", writers: int = 8, transactional: bool = False
+    ) -> None:
+        self.writers = [Writer(f"{name}-{number}", server, transactional) for number in range(writers)]
+
+    def __enter__(self) -> "Load":
+        for writer in self.writers:
+            writer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in self.writers:
+            writer.end()
+
+    @property
+    def acknowledged(self) -> int:
+        """How many writes were acknowledged so far."""
+        return sum(len(writer.revisions) for writer in self.writers)
+
+    @property
+    def statuses(self) -> set[int]:
+        """The statuses of all answers."""
+        return {status for writer in self.writers for status in writer.statuses}
+
+    def wait_for(self, acknowledged: int) -> None:
+        """Wait until so many writes were acknowledged."""
+        until(lambda: self.acknowledged >= acknowledged, f"{acknowledged} acknowledged writes")
+
+    def wait_for_close(self) -> None:
+        """Wait until every writer's connection is closed."""
+        until(lambda: not any(writer.is_alive() for writer in self.writers), "closed connections")
+
+
+def check(loads: Sequence[Load], contents: Contents) -> None:
+    """Assert that a directory holds what `loads`, one after the other, were told, each write with
+    its revision; of the writes in doubt all or nothing; and not a key and not a revision besides.
+    """
+    writers = [writer for load in loads for writer in load.writers]
+    done = sum([writer.check(contents) for writer in writers])
+    revisions = [revision for writer in writers for revision in writer.revisions]
+    assert len(set(revisions)) == len(revisions), "two writes have the same revision"
+    assert contents.revision == len(revisions) + done
+    names = {writer.name for writer in writers}
+    assert {key for key in contents.records if key.rpartition("-")[0] not in names} == set()

@@ -1,0 +1,68 @@
+"""Fixtures: a way to start servers that are always reaped, and a list of figures that were measured."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Final, Protocol
+
+import pytest
+
+from tests.process.servers import KVACTOR, Server
+
+_FIGURES: Final = pytest.StashKey[list[str]]()
+
+
+class Start(Protocol):
+    """Starts a server on the test's data directory."""
+
+    def __call__(
+        self,
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
+        program: Sequence[str] = KVACTOR,
+        prefix: Sequence[str] = (),
+    ) -> Server:
+        """Return it when it is ready."""
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def start(tmp_path: Path, data_dir: Path) -> Iterator[Start]:
+    with ExitStack() as servers:
+
+        def start(
+            *arguments: str,
+            environ: Mapping[str, str] | None = None,
+            program: Sequence[str] = KVACTOR,
+            prefix: Sequence[str] = (),
+        ) -> Server:
+            where = ("--data-dir", str(data_dir))
+            server = Server([*where, *arguments], tmp_path, environ, program, prefix)
+            return servers.enter_context(closing(server))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def rounds() -> int:
+    """How often a test that dies at random moments does so."""
+    return int(os.environ.get("KVACTOR_TEST_ROUNDS", "5"))
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Have a measured figure shown at the end of the run."""
+    return request.config.stash.setdefault(_FIGURES, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    figures = config.stash.get(_FIGURES, [])
+    if figures:
+        terminalreporter.section("figures of the server as a process")
+        for line in figures:
+            terminalreporter.write_line(line)

@@ -1,0 +1,169 @@
+"""Starting: the ready line, the settings, and whom and what the server refuses, in words that help."""
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from bench.preload import preload
+from kvactor import __version__
+from kvactor.settings import Settings, table
+from tests.process.clients import Client
+from tests.process.conftest import Start
+from tests.process.contents import contents
+from tests.process.servers import refusal, run
+
+# -- the ready line --
+
+
+def test_the_ready_line_is_one_line_with_address_directory_and_recovered_revision(
+    start: Start, data_dir: Path
+) -> None:
+    server = start()
+    with Client(server) as client:
+        assert client.set("key", "value").revision == 1
+    assert server.stop() == 0
+    again = start()
+    address = f"http://127.0.0.1:{again.port}"
+    assert again.ready_line == (
+        f"kvactor {__version__} ready at {address}, data in {data_dir}, revision 1\n"
+    )
+    with Client(again) as client:
+        assert client.get("key").body == {"key": "key", "value": "value"}
+    assert again.stop() == 0
+    assert again.rest_of_output() == ""
+
+
+def test_in_memory_it_leaves_no_files(start: Start, tmp_path: Path) -> None:
+    server = start("--memory")
+    assert server.where == "data in memory"
+    with Client(server) as client:
+        assert client.set("key", "value").status == 200
+        assert client.get("key").status == 200
+    assert server.stop() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_listening_beyond_this_machine_it_warns_that_there_is_no_authentication(start: Start) -> None:
+    server = start("--host", "0.0.0.0")  # noqa: S104 (that is what the warning is about)
+    server.wait_for_log("there is no authentication")
+
+
+# -- settings --
+
+
+def test_settings_come_from_the_environment_and_flags_win(start: Start, tmp_path: Path) -> None:
+    environ = {"KVACTOR_MAX_KEY_SIZE": "3", "KVACTOR_MAX_VALUE_SIZE": "5", "KVACTOR_PORT": "1"}
+    server = start("--max-value-size", "4", environ=environ)
+    with Client(server) as client:
+        assert client.set("key", 1234).status == 200
+        assert client.set("keys", 1234).status == 400
+        assert client.set("key", 12345).status == 413
+
+
+@pytest.mark.parametrize("command", [(), ("serve",)], ids=["kvactor", "kvactor serve"])
+def test_help_shows_the_flag_and_the_variable_of_every_setting(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    ended = run(*command, "--help", cwd=tmp_path)
+    assert (ended.status, ended.log) == (0, "")
+    words = set(re.findall(r"[-\w]+", ended.out))
+    rows = list(table())
+    assert rows
+    assert {row.flag for row in rows} | {row.variable for row in rows} <= words
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--port", "70000"), ("--log-level", "loud")],
+)
+def test_a_wrong_value_of_a_flag_is_refused_with_the_flag_and_the_value(
+    tmp_path: Path, flag: str, value: str
+) -> None:
+    ended = run("serve", f"{flag}={value}", cwd=tmp_path)
+    assert (ended.status, ended.out) == (2, "")
+    assert f"{flag}={value}" in ended.log
+    assert "Traceback" not in ended.log
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("KVACTOR_MEMORY", "perhaps"), ("KVACTOR_PROT", "5000")],
+)
+def test_a_wrong_variable_is_refused_with_its_name(tmp_path: Path, variable: str, value: str) -> None:
+    ended = run(cwd=tmp_path, environ={variable: value})
+    assert (ended.status, ended.out) == (2, "")
+    assert variable in ended.log
+    assert "Traceback" not in ended.log
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- refusals, and none without a reason --
+
+
+def test_a_directory_is_opened_again_however_often_it_was_filled_and_trimmed(
+    data_dir: Path,
+) -> None:
+    for number in range(1, 21):
+        preload(data_dir, 100, Settings(history=0))
+        assert contents(data_dir).revision == number * 100
+
+
+def test_a_second_server_on_a_directory_is_refused_with_the_holder_and_what_to_do(
+    start: Start, tmp_path: Path, data_dir: Path
+) -> None:
+    server = start()
+    said = refusal(tmp_path, data_dir)
+    assert f"{data_dir} is in use by process {server.pid}" in said
+    assert "Stop that server first, or choose another directory with --data-dir" in said
+    with Client(server) as client:
+        assert client.set("key", "value").status == 200
+    server.kill()
+    assert start().revision == 1, "the lock has outlived its holder"
+
+
+def test_a_directory_of_a_newer_format_is_refused_and_left_alone(
+    tmp_path: Path, data_dir: Path
+) -> None:
+    preload(data_dir, 1)
+    (data_dir / "FORMAT").write_text("kvactor 2\n")
+    before = (data_dir / "journal" / "data.mdb").read_bytes()
+    said = refusal(tmp_path, data_dir)
+    assert "has format 2" in said
+    assert "Start it with a newer kvactor" in said
+    assert (data_dir / "FORMAT").read_text() == "kvactor 2\n"
+    assert (data_dir / "journal" / "data.mdb").read_bytes() == before
+
+
+def test_a_directory_with_data_but_no_format_is_refused(tmp_path: Path, data_dir: Path) -> None:
+    (data_dir / "journal").mkdir(parents=True)
+    assert "no FORMAT file" in refusal(tmp_path, data_dir)
+    assert not (data_dir / "FORMAT").exists()
+
+
+def test_a_directory_of_somebody_elses_is_refused(tmp_path: Path, data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / "FORMAT").write_text("something else\n")
+    assert "is not a FORMAT file of kvactor's" in refusal(tmp_path, data_dir)
+
+
+def test_a_directory_that_cannot_be_made_is_refused_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "data"
+    said = refusal(tmp_path, below)
+    assert str(below) in said
+    assert "--data-dir" in said
+
+
+def test_a_port_in_use_is_refused_and_the_directory_left_in_order(
+    tmp_path: Path, data_dir: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        said = refusal(tmp_path, data_dir, "--port", str(port))
+    assert f"{port}" in said
+    assert "in use" in said
+    assert "--port" in said
+    assert contents(data_dir) == ({}, 0, 0)

@@ -1,0 +1,87 @@
+"""SIGTERM and SIGINT: what was accepted is finished, and the next start has nothing to replay (P4)."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.process.clients import CLOSED, Client, Load, check
+from tests.process.conftest import Start
+from tests.process.contents import contents
+from tests.process.failpoints import failpoint, held
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_told_to_stop_under_load_it_answers_or_closes_and_loses_nothing_acknowledged(
+    start: Start, data_dir: Path, number: signal.Signals
+) -> None:
+    server = start()
+    with Load(server, writers=16) as load:
+        load.wait_for(200)
+        server.tell(number)
+        assert server.wait() == 0
+        load.wait_for_close()
+    assert load.statuses <= {200, 503}
+    after = contents(data_dir)
+    check([load], after)
+    assert after.folded == after.revision >= 200
+    assert server.rest_of_output() == ""
+    assert "ERROR" not in server.log
+
+
+@pytest.mark.parametrize("point", ["journal written", "tree written"])
+def test_a_write_that_is_being_flushed_or_folded_when_told_to_stop_is_answered_and_folded(
+    start: Start, data_dir: Path, point: str
+) -> None:
+    server = start("--memtable-size", "1", program=failpoint("signal", point))
+    with Client(server) as client:
+        assert client.set("key", "value")[:2] == (200, 1)
+    assert server.wait() == 0
+    after = contents(data_dir)
+    assert (after.revision, after.folded, list(after.records)) == (1, 1, ["key"])
+
+
+def begin_upload(client: Client) -> bytes:
+    """Send a request, but for the end of its body, and return what is missing."""
+    body = json.dumps({"key": "key", "value": "value"}).encode()
+    client.connection.putrequest("POST", "/set")
+    client.connection.putheader("Content-Length", str(len(body)))
+    client.connection.endheaders(body[:-5])
+    return body[-5:]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_second_signal_ends_at_once_a_server_that_cannot_finish(
+    start: Start, data_dir: Path, number: signal.Signals
+) -> None:
+    server = start(program=failpoint("hold", "journal written"))
+    with Client(server) as client:
+        client.send("POST", "/set", {"key": "key", "value": "value"})
+        server.wait_for_log(held("journal written"))
+        server.tell(number)
+        server.wait_for_log(f"{number.name}: finishing what was accepted")
+        server.tell(number)
+        assert server.wait() == 128 + number
+        with pytest.raises(CLOSED):
+            client.receive()
+    assert "ending at once" in server.log
+    assert contents(data_dir).records == {}
+
+
+def test_told_to_stop_by_whoever_reads_the_ready_line_it_stops_well(start: Start) -> None:
+    server = start(program=failpoint("signal", "ready"))
+    assert server.wait() == 0
+
+
+def test_an_open_transaction_is_rolled_back_by_a_stop(start: Start, data_dir: Path) -> None:
+    server = start()
+    with Client(server) as client:
+        assert client.ask("POST", "/begin").status == 200
+        assert client.set("uncommitted", 1).status == 200
+        within = client.open()
+        assert client.set("uncommitted in isolation", 1, within).status == 200
+    assert server.stop() == 0
+    assert contents(data_dir) == ({}, 0, 0)

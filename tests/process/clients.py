@@ -115,9 +115,12 @@ class Writer(Thread):
         except BaseException as error:  # noqa: BLE001 (raised again by `end`, in the test's thread)
             self.failure = error
 
-    def end(self) -> None:
-        """Wait until it has ended, after its current write if nothing else ends it."""
+    def stop(self) -> None:
+        """Have it end after its current write, if nothing else ends it."""
         self._enough.set()
+
+    def end(self) -> None:
+        """Wait until it has ended. Raises what it has failed with."""
         self.join(PATIENCE)
         if self.failure is not None:
             raise self.failure
@@ -208,6 +211,8 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for writer in self.writers:
+            writer.stop()
         for writer in self.writers:
             writer.end()
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.process.servers import KVACTOR, Server
 
-_FIGURES: Final = pytest.StashKey[list[str]]()
+FIGURE: Final = "figure"
 
 
 class Start(Protocol):
@@ -51,18 +51,19 @@ def start(tmp_path: Path, data_dir: Path) -> Iterator[Start]:
 @pytest.fixture(scope="session")
 def rounds() -> int:
     """How often a test that dies at random moments does so."""
-    return int(os.environ.get("KVACTOR_TEST_ROUNDS", "5"))
+    return int(os.environ.get("KVACTOR_TEST_ROUNDS", "4"))
 
 
 @pytest.fixture
-def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Have a measured figure shown at the end of the run."""
-    return request.config.stash.setdefault(_FIGURES, []).append
+    return lambda text: record_property(FIGURE, text)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    figures = config.stash.get(_FIGURES, [])
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    figures = [text for one in reports for name, text in one.user_properties if name == FIGURE]
     if figures:
         terminalreporter.section("figures of the server as a process")
-        for line in figures:
-            terminalreporter.write_line(line)
+        for text in figures:
+            terminalreporter.write_line(str(text))

@@ -153,7 +153,7 @@ def test_no_damage_anywhere_in_the_files_is_a_crash_or_a_wrong_value(
     start: Start, tmp_path: Path, data_dir: Path, rounds: int
 ) -> None:
     """A key may seem to be missing, though: not everything in LMDB's pages has a checksum."""
-    folded, replayed = 1000, 100
+    folded, replayed = 300, 100
     preload(data_dir, folded)
     server = start()
     with Client(server) as client:
@@ -163,7 +163,7 @@ def test_no_damage_anywhere_in_the_files_is_a_crash_or_a_wrong_value(
 
     random = Random("damage")
     directories: list[Path] = []
-    for number in range(rounds * 10):
+    for number in range(rounds * 40):
         part, damage = random.choice(["journal", "tree"]), random.choice(["bit", "page", "end"])
         data = bytearray((data_dir / part / "data.mdb").read_bytes())
         place = random.randrange(len(data))

@@ -423,7 +423,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
 
 
 CoreAgainstModel.TestCase.settings = settings(
-    max_examples=int(os.environ.get("KVACTOR_TEST_EXAMPLES", "200")),
+    max_examples=int(os.environ.get("KVACTOR_TEST_EXAMPLES", "100")),
     stateful_step_count=50,
     # Making an example smaller can take minutes; it is printed as it was found, and can be replayed.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],

@@ -41,15 +41,24 @@ def parser() -> argparse.ArgumentParser:
     for sub in (top, serve):
         group = sub.add_argument_group("settings of serve")
         for setting in table():
-            group.add_argument(
-                setting.flag,
-                dest=setting.name,
-                default=argparse.SUPPRESS,
-                nargs="?" if setting.kind is bool else None,
-                const="true" if setting.kind is bool else None,
-                metavar=setting.metavar,
-                help=f"{setting.help} (default: {setting.default}; {setting.variable})",
-            )
+            text = f"{setting.help} (default: {setting.default}; {setting.variable})"
+            if setting.kind is bool:
+                group.add_argument(
+                    setting.flag,
+                    dest=setting.name,
+                    default=argparse.SUPPRESS,
+                    action="store_const",
+                    const="true",
+                    help=text,
+                )
+            else:
+                group.add_argument(
+                    setting.flag,
+                    dest=setting.name,
+                    default=argparse.SUPPRESS,
+                    metavar=setting.metavar,
+                    help=text,
+                )
     return top
 
 

@@ -131,9 +131,7 @@ class Setting(msgspec.Struct, frozen=True):
     @property
     def metavar(self) -> str:
         """What the flag takes."""
-        return "|".join(self.choices) or {int: "N", float: "SECONDS", bool: "true|false"}.get(
-            self.kind, "TEXT"
-        )
+        return "|".join(self.choices) or {int: "N", float: "SECONDS"}.get(self.kind, "TEXT")
 
 
 def table() -> Iterator[Setting]:

@@ -5,7 +5,6 @@ disk would do it.
     clients         requests, and writers that remember what they were told
     contents        a stopped server's directory, read through the core and checked
     failpoints      a server that is killed, held up or fails between two of its steps
-    damaged         reads damaged directories
     strace          the same between two of LMDB's, where strace may be used
 
 `KVACTOR_TEST_ROUNDS` and `KVACTOR_TEST_KEYS` ask for more than the suite does by itself.

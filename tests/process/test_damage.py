@@ -16,9 +16,6 @@ from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.servers import NotReady, Server, refusal
 
-#: Bytes of a page of LMDB's.
-PAGE = 4096
-
 #: Where in a record a bit is flipped: what is there, and its offset.
 _CONTENT_TYPE = HEADER_SIZE
 _VALUE = HEADER_SIZE + len("application/json")

@@ -45,11 +45,10 @@ NEVER = (1 << 64) - 1
 MAX_KEY_SIZE = 511
 MAX_CONTENT_TYPE_SIZE = 255
 
-_CHECKSUM = Struct(">I")
+#: What is behind the checksum: two revisions, the expiry, the length of the content type.
+_HEADER = Struct(">QQQB")
 _STAMP = Struct(">QQ")
-_REVISION = Struct(">Q")
-_HEADER = Struct(">IQQQB")
-HEADER_SIZE = _HEADER.size
+HEADER_SIZE = 4 + _HEADER.size
 _read_expiry = Struct(">20xQ").unpack_from
 
 
@@ -63,6 +62,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     value: bytes
 
 
+def _checksum(rest: bytes, key: bytes = b"") -> bytes:
+    return crc32(rest, crc32(key)).to_bytes(4, "big")
+
+
 def encode(
     key: bytes,
     value: bytes,
@@ -73,22 +76,20 @@ def encode(
 ) -> bytes:
     """Return the record of `key`. `content_type` is ASCII of at most `MAX_CONTENT_TYPE_SIZE` bytes."""
     kind = content_type.encode("ascii")
-    rest = _HEADER.pack(0, revision, created, expires_at, len(kind))[_CHECKSUM.size :] + kind + value
-    return _CHECKSUM.pack(crc32(rest, crc32(key))) + rest
+    rest = _HEADER.pack(revision, created, expires_at, len(kind)) + kind + value
+    return _checksum(rest, key) + rest
 
 
 def stamp(key: bytes, draft: bytes, revision: int, created: int) -> bytes:
     """Return `draft` with its revisions filled in: what a commit does to what a transaction wrote."""
-    rest = _STAMP.pack(revision, created) + draft[_CHECKSUM.size + _STAMP.size :]
-    return _CHECKSUM.pack(crc32(rest, crc32(key))) + rest
+    rest = _STAMP.pack(revision, created) + draft[20:]
+    return _checksum(rest, key) + rest
 
 
 def verify(key: bytes, record: bytes) -> None:
     """Raise `RecordDamaged` unless the checksum of `record`, as stored under `key`, is right."""
-    if (
-        len(record) < _HEADER.size
-        or crc32(memoryview(record)[_CHECKSUM.size :], crc32(key)) != _CHECKSUM.unpack_from(record)[0]
-    ):
+    # Slices, though they copy: for all but huge values they cost less than a memoryview.
+    if len(record) < HEADER_SIZE or record[:4] != _checksum(record[4:], key):
         raise RecordDamaged(
             f"The stored record of key {key.decode(errors='replace')!r} fails its checksum."
         )
@@ -96,16 +97,14 @@ def verify(key: bytes, record: bytes) -> None:
 
 def decode(record: bytes) -> Record:
     """Take a record apart."""
-    _, revision, created, expires_at, length = _HEADER.unpack_from(record)
-    end = _HEADER.size + length
-    return Record(
-        revision, created, expires_at, record[_HEADER.size : end].decode("ascii"), record[end:]
-    )
+    revision, created, expires_at, length = _HEADER.unpack_from(record, 4)
+    end = HEADER_SIZE + length
+    return Record(revision, created, expires_at, record[HEADER_SIZE:end].decode("ascii"), record[end:])
 
 
 def value_of(record: bytes) -> bytes:
     """Return a record's value alone."""
-    return record[_HEADER.size + record[_HEADER.size - 1] :]
+    return record[HEADER_SIZE + record[HEADER_SIZE - 1] :]
 
 
 def created_of(record: bytes) -> int:
@@ -129,25 +128,29 @@ class Revision(msgspec.Struct, frozen=True, array_like=True, gc=False):
     changes: tuple[tuple[bytes, bytes | None], ...]
 
 
+#: Bytes of a row's key.
+_NUMBER_SIZE = 8
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Revision)
 
 
 def encode_revision_number(number: int) -> bytes:
     """Return the key of a revision's row: its number in 8 bytes, so that rows are in order."""
-    return _REVISION.pack(number)
+    return number.to_bytes(_NUMBER_SIZE, "big")
 
 
 def decode_revision_number(key: bytes) -> int:
-    """Return the number that a row's key stands for."""
-    number: int = _REVISION.unpack(key)[0]
-    return number
+    """Return the number that a row's key stands for. Raises `DataDamaged` if it stands for none."""
+    if len(key) != _NUMBER_SIZE:
+        raise DataDamaged(f"The journal has a row under {key!r}, which is no revision's number.")
+    return int.from_bytes(key, "big")
 
 
 def encode_revision(revision: Revision) -> bytes:
     """Return a row of the journal: crc32 (4), then MessagePack of (number, time, changes)."""
     rest = _encoder.encode(revision)
-    return _CHECKSUM.pack(crc32(rest)) + rest
+    return _checksum(rest) + rest
 
 
 def decode_revision(number: int, row: bytes) -> Revision:
@@ -155,11 +158,9 @@ def decode_revision(number: int, row: bytes) -> Revision:
 
     Raises `DataDamaged` if it is not what was written as `number`.
     """
-    if (
-        len(row) > _CHECKSUM.size
-        and crc32(memoryview(row)[_CHECKSUM.size :]) == _CHECKSUM.unpack_from(row)[0]
-    ):
-        revision = _decoder.decode(memoryview(row)[_CHECKSUM.size :])
+    rest = row[4:]
+    if rest and row[:4] == _checksum(rest):
+        revision = _decoder.decode(rest)
         if revision.number == number:
             return revision
     raise DataDamaged(f"Revision {number} in the journal fails its checksum.")

@@ -61,29 +61,30 @@ def open_directory(path: Path, map_size: int) -> Storage:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
+        try:
+            return _open(path, map_size, lock)
+        except BaseException:
+            os.close(lock)
+            raise
     except OSError as error:
         raise DataDirectoryError(
-            f"Cannot use the data directory {path}: {error.strerror}. "
+            f"Cannot use the data directory {path}: {error.filename or path}: {error.strerror}. "
             "Choose one that this user may write, with --data-dir."
         ) from error
-    try:
-        _check_format(path)
-        for part in ("journal", "tree"):
-            (path / part).mkdir(exist_ok=True)
-        storage = Storage(
-            LmdbJournal(path / "journal", map_size), LmdbTree(path / "tree", map_size), lock
-        )
-        # A new file lasts only once the folder that names it is on disk too.
-        for folder in (path / "journal", path / "tree", path, path.absolute().parent):
-            _sync(folder)
     except lmdb.Error as error:
-        os.close(lock)
         raise DataDamaged(
             f"The data in {path} cannot be read: {error}. Restore it from a backup."
         ) from error
-    except BaseException:
-        os.close(lock)
-        raise
+
+
+def _open(path: Path, map_size: int, lock: int) -> Storage:
+    _check_format(path)
+    for part in ("journal", "tree"):
+        (path / part).mkdir(exist_ok=True)
+    storage = Storage(LmdbJournal(path / "journal", map_size), LmdbTree(path / "tree", map_size), lock)
+    # A new file lasts only once the folder that names it is on disk too.
+    for folder in (path / "journal", path / "tree", path, path.absolute().parent):
+        _sync(folder)
     return storage
 
 

@@ -65,10 +65,16 @@ class LmdbJournal:
         """See `Journal`."""
         try:
             with self._env.begin() as txn:
+                # Each row on its own: a cursor that steps onto a page that is none makes LMDB abort
+                # the process.
                 cursor = txn.cursor()
-                # A cursor that found nothing would start from the first row.
-                for key, row in cursor if cursor.set_range(encode_revision_number(after + 1)) else ():
-                    yield decode_revision(decode_revision_number(key), row)
+                found = cursor.set_range(encode_revision_number(after + 1))
+                first = decode_revision_number(cursor.key()) if found else self.head() + 1
+                for number in range(first, self.head() + 1):
+                    row = txn.get(encode_revision_number(number))
+                    if row is None:
+                        raise DataDamaged(f"Revision {number} is missing in the journal.")
+                    yield decode_revision(number, row)
         except lmdb.Error as error:
             raise DataDamaged(f"The journal in {self._path} cannot be read: {error}.") from error
 

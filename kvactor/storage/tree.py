@@ -20,7 +20,6 @@ from kvactor.storage.environment import free_space, open_environment
 
 _NUMBER = Struct(">Q")
 _APPLIED = b"applied"
-_UNPACK_NUMBER = _NUMBER.unpack
 
 
 class LmdbTree:
@@ -81,7 +80,7 @@ class LmdbTree:
                 _NUMBER.pack(expires_at + 1)
             ):
                 for number, key in cursor:
-                    if (expires_at := _UNPACK_NUMBER(number)[0]) > now:
+                    if (expires_at := _NUMBER.unpack(number)[0]) > now:
                         return
                     yield expires_at, key
 

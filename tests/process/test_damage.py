@@ -4,17 +4,21 @@ import contextlib
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from bench.preload import preload
+from bench.preload import key, preload, value
 from kvactor.records import HEADER_SIZE
 from tests.process.clients import CLOSED, Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
-from tests.process.servers import NotReady, Server, refusal
+from tests.process.servers import PATIENCE, NotReady, Server, environment, refusal
 
 #: Where in a record a bit is flipped: what is there, and its offset.
 _CONTENT_TYPE = HEADER_SIZE
@@ -140,3 +144,49 @@ def test_a_file_that_is_cut_short_is_an_error_and_neither_a_crash_nor_a_wrong_va
         assert again.stop() == 0
     assert again.wait() in {0, 1}
     assert "damaged" in again.log
+
+
+#: Bytes of a page of LMDB's.
+PAGE = 4096
+
+
+def test_no_damage_anywhere_in_the_files_is_a_crash_or_a_wrong_value(
+    start: Start, tmp_path: Path, data_dir: Path, rounds: int
+) -> None:
+    """A key may seem to be missing, though: not everything in LMDB's pages has a checksum."""
+    folded, replayed = 300, 100
+    preload(data_dir, folded)
+    server = start()
+    with Client(server) as client:
+        for number in range(folded, folded + replayed):
+            assert client.set(key(number), json.loads(value(number))).status == 200
+    server.kill()
+
+    random = Random("damage")
+    directories: list[Path] = []
+    for number in range(rounds * 40):
+        part, damage = random.choice(["journal", "tree"]), random.choice(["bit", "page", "end"])
+        data = bytearray((data_dir / part / "data.mdb").read_bytes())
+        place = random.randrange(len(data))
+        if damage == "bit":
+            data[place] ^= 1 << random.randrange(8)
+        elif damage == "page":
+            place -= place % PAGE
+            data[place : place + PAGE] = bytes(PAGE)
+        else:
+            del data[place:]
+        directory = tmp_path / f"{number}: {damage} of the {part} at {place}"
+        shutil.copytree(data_dir, directory)
+        (directory / part / "data.mdb").write_bytes(data)
+        directories.append(directory)
+
+    read = subprocess.run(
+        [sys.executable, "-m", "tests.process.damaged", str(folded + replayed), *directories],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert read.returncode == 0, f"{read.stdout.splitlines()[-1]}\n{read.stderr}"
+    assert read.stdout.splitlines()[-1] == "all read"

@@ -55,6 +55,13 @@ def test_an_unknown_format_is_refused(tmp_path: Path, text: str, sentence: str) 
     assert not (tmp_path / "journal").exists()
 
 
+@pytest.mark.parametrize("name", ["LOCK", "FORMAT", "FORMAT.new"])
+def test_a_folder_in_the_place_of_a_file_is_refused_with_its_path(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataDirectoryError, match=str(tmp_path / name)):
+        open_directory(tmp_path, MAP_SIZE)
+
+
 @pytest.mark.parametrize("part", ["journal", "tree"])
 def test_a_directory_without_its_format_is_refused(tmp_path: Path, part: str) -> None:
     (tmp_path / part).mkdir()
@@ -81,6 +88,27 @@ def test_rows_of_another_writer_are_noticed(tmp_path: Path) -> None:
     append(journal, 1, 2)
     assert isinstance(append(journal, 2, 3), DataDamaged)
     assert journal.head() == 2
+    journal.close()
+
+
+def test_rows_that_are_missing_or_none_of_ours_are_noticed(tmp_path: Path) -> None:
+    def change(*rows: tuple[bytes, bytes | None]) -> LmdbJournal:
+        with lmdb.open(str(tmp_path), MAP_SIZE, lib_version=0) as env, env.begin(write=True) as txn:
+            for key, row in rows:
+                _ = txn.delete(key) if row is None else txn.put(key, row)
+        return LmdbJournal(tmp_path, MAP_SIZE)
+
+    journal = LmdbJournal(tmp_path, MAP_SIZE)
+    append(journal, 1, 2, 3)
+    journal.close()
+    journal = change((bytes(7) + b"\2", None))
+    with pytest.raises(DataDamaged, match="Revision 2 is missing"):
+        list(journal.replay(0))
+    assert list(journal.replay(2)) == [revision(3)]
+    journal.close()
+    journal = change((b"short", b"row"))
+    with pytest.raises(DataDamaged, match=r"b'short'.* no revision's number"):
+        journal.head()
     journal.close()
 
 

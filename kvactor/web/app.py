@@ -1,7 +1,7 @@
 """The application: routes, and the actor's life within the server's.
 
-The life cycle of a stop is aiohttp's: listeners close, handlers get their answers, and then the
-actor flushes, folds and ends.
+The life cycle of a stop is aiohttp's: listeners close, bodies that are still arriving are given up,
+handlers get their answers, and then the actor flushes, folds and ends.
 """
 
 import logging
@@ -17,6 +17,7 @@ from kvactor.actor import StoreActor
 from kvactor.settings import Settings
 from kvactor.web.about import AboutRoutes
 from kvactor.web.errors import catching
+from kvactor.web.requests import Bodies
 from kvactor.web.seed import SeedRoutes
 from kvactor.web.v1.transactions import TransactionRoutes
 
@@ -40,9 +41,11 @@ def create_app(
             "AIOHTTP_NO_EXTENSIONS."
         )
     app = web.Application(client_max_size=settings.max_body_size)
+    bodies = Bodies(settings.body_timeout)
+    app.on_shutdown.append(bodies.stop)
     routes = [
-        *SeedRoutes(actor, settings).routes(),
-        *TransactionRoutes(actor, settings, new_id).routes(),
+        *SeedRoutes(actor, bodies).routes(),
+        *TransactionRoutes(actor, bodies, new_id).routes(),
         *AboutRoutes(actor).routes(),
     ]
     for route in routes:

@@ -9,13 +9,13 @@ import msgspec
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 
-from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidKey, InvalidRequest
+from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidKey, InvalidRequest, Stopping
 from kvactor.messages import Scope, Within
 from kvactor.web.answers import TRANSACTION
 
 T = TypeVar("T")
 
-_VERSIONS = (HttpVersion10, HttpVersion11)
+_VERSIONS = (HttpVersion11, HttpVersion10)
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
@@ -33,7 +33,9 @@ def key_in_path(request: web.Request, prefix: str) -> bytes:
     path = request.raw_path
     if not path.startswith(prefix):
         raise InvalidRequest(f"The path has to begin with {prefix} as it stands, without escapes.")
-    path = path[len(prefix) :].partition("?")[0]
+    path = path[len(prefix) :]
+    if "?" in path:
+        path = path.partition("?")[0]
     if "%" in path:
         if _BAD_ESCAPE.search(path):
             raise InvalidKey("The key in the path has a % that two hexadecimal digits do not follow.")
@@ -55,22 +57,45 @@ def within(request: web.Request, otherwise: Scope) -> Within:
     return request.headers.get(TRANSACTION, otherwise)
 
 
-async def body_of(request: web.Request, timeout: float) -> bytes:
-    """Return the request's body.
-
-    Raises `BodyTooLarge`, `BodyTimeout`, and `InvalidRequest` if it is cut off or malformed.
+class Bodies:
+    """Reads the requests' bodies, each within `timeout` seconds, and none beyond the server's stop:
+    aiohttp drops what arrives after that, so nobody waits for it.
     """
-    try:
-        if request.content.is_eof():
-            return await request.read()
-        async with asyncio.timeout(timeout):
-            return await request.read()
-    except TimeoutError:
-        raise BodyTimeout(f"The body has not arrived within {timeout:g} s.") from None
-    except HTTPRequestEntityTooLarge as error:
-        raise BodyTooLarge(f"The body is larger than max_body_size allows. {error.text}") from None
-    except (web.RequestPayloadError, ConnectionError) as error:
-        raise InvalidRequest(f"The body cannot be read: {error}") from None
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._arriving: set[asyncio.Timeout] = set()
+        self._stopping = False
+
+    async def read(self, request: web.Request) -> bytes:
+        """Return a request's body.
+
+        Raises `BodyTooLarge`, `BodyTimeout`, `Stopping`, and `InvalidRequest` if it is cut off or
+        malformed.
+        """
+        try:
+            if request.content.is_eof():
+                return await request.read()
+            async with asyncio.timeout(0 if self._stopping else self._timeout) as limit:
+                self._arriving.add(limit)
+                try:
+                    return await request.read()
+                finally:
+                    self._arriving.discard(limit)
+        except TimeoutError:
+            if self._stopping:
+                raise Stopping("The server is shutting down. Nothing was done.") from None
+            raise BodyTimeout(f"The body has not arrived within {self._timeout:g} s.") from None
+        except HTTPRequestEntityTooLarge as error:
+            raise BodyTooLarge(f"The body is larger than max_body_size allows. {error.text}") from None
+        except (web.RequestPayloadError, ConnectionError) as error:
+            raise InvalidRequest(f"The body cannot be read: {error}") from None
+
+    async def stop(self, _: web.Application) -> None:
+        """Wait no longer for what has not arrived."""
+        self._stopping = True
+        for limit in self._arriving:
+            limit.reschedule(0)
 
 
 def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

@@ -12,9 +12,8 @@ from kvactor.actor import StoreActor
 from kvactor.errors import KeyAndValueRequired
 from kvactor.messages import SHARED, Begin, Commit, Delete, Get, Rollback, Set
 from kvactor.records import value_of
-from kvactor.settings import Settings
 from kvactor.web.answers import answer
-from kvactor.web.requests import body_of, key_in_path, parse, within
+from kvactor.web.requests import Bodies, key_in_path, parse, within
 
 _NOTHING = msgspec.Raw()
 
@@ -29,10 +28,11 @@ class SetBody(msgspec.Struct):
 class SeedRoutes:
     """Handlers that parse, ask and encode."""
 
-    def __init__(self, actor: StoreActor, settings: Settings) -> None:
+    def __init__(self, actor: StoreActor, bodies: Bodies) -> None:
         self._ask = actor.ask
-        self._body_timeout = settings.body_timeout
+        self._body_of = bodies.read
         self._decoder = msgspec.json.Decoder(SetBody)
+        self._encode = msgspec.json.Encoder().encode
 
     def routes(self) -> list[web.RouteDef]:
         """Return the six routes."""
@@ -47,7 +47,7 @@ class SeedRoutes:
 
     async def set(self, request: web.Request) -> web.Response:
         """POST /set {"key", "value"}."""
-        body = parse(self._decoder, await body_of(request, self._body_timeout))
+        body = parse(self._decoder, await self._body_of(request))
         value = bytes(body.value)
         if not body.key or value in {b"", b"null"}:
             raise KeyAndValueRequired("Key and value are required")
@@ -58,7 +58,7 @@ class SeedRoutes:
         """GET /get/{key}."""
         key = key_in_path(request, "/get/")
         got = await self._ask(Get(key, within(request, SHARED)))
-        text = b'{"key":%b,"value":%b}' % (msgspec.json.encode(key.decode()), value_of(got.result))
+        text = b'{"key":%b,"value":%b}' % (self._encode(key.decode()), value_of(got.result))
         return answer(got.revision, text)
 
     async def delete(self, request: web.Request) -> web.Response:

@@ -21,9 +21,9 @@ from kvactor.messages import (
     Rollback,
     TransactionState,
 )
-from kvactor.settings import MAX_SECONDS, Settings
+from kvactor.settings import MAX_SECONDS
 from kvactor.web.answers import answer
-from kvactor.web.requests import body_of, parse
+from kvactor.web.requests import Bodies, parse
 
 
 class OpenBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -37,9 +37,9 @@ class OpenBody(msgspec.Struct, forbid_unknown_fields=True):
 class TransactionRoutes:
     """Handlers that parse, ask and encode. `new_id` makes ids that nobody can guess."""
 
-    def __init__(self, actor: StoreActor, settings: Settings, new_id: Callable[[], str]) -> None:
+    def __init__(self, actor: StoreActor, bodies: Bodies, new_id: Callable[[], str]) -> None:
         self._ask = actor.ask
-        self._body_timeout = settings.body_timeout
+        self._body_of = bodies.read
         self._new_id = new_id
         self._decoder = msgspec.json.Decoder(OpenBody)
 
@@ -57,7 +57,7 @@ class TransactionRoutes:
 
     async def open(self, request: web.Request) -> web.Response:
         """POST /v1/transactions."""
-        body = await body_of(request, self._body_timeout)
+        body = await self._body_of(request)
         seconds = parse(self._decoder, body).idle_timeout if body else None
         asked = Open(self._new_id(), None if seconds is None else int(seconds * 1000))
         opened = await self._ask(asked)

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from kvactor.errors import KvactorError, OutcomeUnknown, Overloaded, Stopping
 from kvactor.messages import Answer, Message, Stop, Tick
 from kvactor.owner import Envelope, Owner
-from kvactor.replies import Reply
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
 
@@ -51,7 +50,11 @@ class StoreActor:
         self._storage = storage
         self._settings = settings
         self._clock = clock
-        self._mailbox: asyncio.Queue[Envelope] = asyncio.Queue()
+        # A list, and a future that is done when something is in it: a Queue costs more per message.
+        self._mailbox: list[Envelope] = []
+        self._mail: asyncio.Future[None]
+        #: how many requests the mailbox may hold, beside the answers that wait for a flush
+        self._room = settings.mailbox_size
         self._owner = Owner(storage.journal, storage.tree, settings, self._post)
         self._draining: list[Envelope] = []
         #: makes the error for whoever asks, unless the loop is running
@@ -62,7 +65,7 @@ class StoreActor:
     @property
     def waiting(self) -> int:
         """How many requests wait: in the mailbox, or for a flush."""
-        return self._mailbox.qsize() + len(self._owner.held)
+        return len(self._mailbox) + len(self._owner.held)
 
     # -- asking --
 
@@ -72,25 +75,23 @@ class StoreActor:
         Whoever stops waiting may cancel the future: what was asked for is done, or not, all the
         same (P7).
         """
-        reply: asyncio.Future[Answer[R]] = self._loop.create_future()
-        self.send(message, reply)
-        return reply
-
-    def send(self, message: Message[Any], reply: Reply) -> None:
-        """Put a message into the mailbox, its answer to be given to `reply`.
-
-        Raises `Overloaded` or `Stopping`.
-        """
         if self._closed is not None:
             raise self._closed()
-        if self._mailbox.qsize() + len(self._owner.held) >= self._settings.mailbox_size:
+        if len(self._mailbox) >= self._room:
             raise Overloaded(
                 f"{self._settings.mailbox_size} requests are waiting already. Try again later."
             )
-        self._mailbox.put_nowait((message, reply))
+        reply: asyncio.Future[Answer[R]] = self._loop.create_future()
+        self._put((message, reply))
+        return reply
 
     def _post(self, message: Message[Any]) -> None:
-        self._loop.call_soon_threadsafe(self._mailbox.put_nowait, (message, None))
+        self._loop.call_soon_threadsafe(self._put, (message, None))
+
+    def _put(self, envelope: Envelope) -> None:
+        if not self._mailbox:
+            self._mail.set_result(None)
+        self._mailbox.append(envelope)
 
     # -- life --
 
@@ -98,6 +99,7 @@ class StoreActor:
         """Begin to answer."""
         self._loop = asyncio.get_running_loop()
         self._closed = None
+        self._mail = self._loop.create_future()
         self.done = self._loop.create_task(self._run(), name="kvactor-owner")
         self._loop.call_later(TICK, self._tick)
 
@@ -118,14 +120,15 @@ class StoreActor:
             self._loop.call_later(TICK, self._tick)
 
     async def _run(self) -> None:
-        owner, mailbox = self._owner, self._mailbox
+        owner = self._owner
         try:
             while not owner.finished:
-                self._draining = [await mailbox.get()]
-                for _ in range(mailbox.qsize()):
-                    self._draining.append(mailbox.get_nowait())
+                await self._mail
+                self._mail = self._loop.create_future()
+                self._draining, self._mailbox = self._mailbox, []
                 owner.drain(self._clock(), self._draining)
                 self.revision = owner.revision
+                self._room = self._settings.mailbox_size - len(owner.held)
                 if owner.behind:
                     _lend_time()
         except Exception as error:
@@ -142,9 +145,7 @@ class StoreActor:
 
     def _refuse(self, error: Callable[[], KvactorError]) -> None:
         self._closed = error
-        while not self._mailbox.empty():
-            self._draining.append(self._mailbox.get_nowait())
-        for _, reply in self._draining:
+        for _, reply in self._draining + self._mailbox:
             if reply is not None and not reply.done():
                 reply.set_exception(error())
 

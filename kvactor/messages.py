@@ -33,7 +33,7 @@ class Message(msgspec.Struct, Generic[R], frozen=True, gc=False):
     """A request whose result is an `R`."""
 
 
-class Answer(msgspec.Struct, Generic[R], frozen=True):
+class Answer(msgspec.Struct, Generic[R], frozen=True, gc=False):
     """A result, and the revision of the store on which it rests."""
 
     revision: int

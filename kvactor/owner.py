@@ -28,7 +28,6 @@ from kvactor.errors import (
     ValueTooLarge,
 )
 from kvactor.messages import (
-    OUTSIDE,
     Answer,
     Begin,
     Commit,
@@ -51,7 +50,7 @@ from kvactor.messages import (
     TransactionState,
 )
 from kvactor.records import MISSING, NEVER, TOMBSTONE, Entry, Missing
-from kvactor.replies import HeldReplies, Reply, deliver
+from kvactor.replies import HeldReplies, Outcome, Reply, deliver
 from kvactor.sessions import Sessions
 from kvactor.settings import Settings
 from kvactor.storage import Journal, StorageFailed, Tree
@@ -154,21 +153,18 @@ class Owner:
 
     def _handle(self, message: Message[Any], reply: Reply | None) -> None:
         self._rests_on = 0
-        outcome: Any
+        outcome: Outcome
         try:
-            outcome = self._handlers[type(message)](message)
+            result = self._handlers[type(message)](message)
+            revision = max(self._rests_on, self._store.revision)
+            outcome = Answer(revision, result)
         except KvactorError as error:
-            self._rests_on = max(self._rests_on, error.rests_on)
+            revision = max(self._rests_on, error.rests_on, self._store.revision)
+            error.revision = revision
             outcome = error
         if reply is None:
             return
-        durable = self._store.revision
-        revision = max(self._rests_on, durable)
-        if isinstance(outcome, KvactorError):
-            outcome.revision = revision
-        else:
-            outcome = Answer(revision, outcome)
-        if revision > durable:
+        if revision > self._store.revision:
             self.held.hold(revision, reply, outcome)
         else:
             deliver(reply, outcome)
@@ -177,17 +173,16 @@ class Owner:
 
     def _get(self, message: Get) -> bytes:
         self._check_key(message.key)
-        if message.within is OUTSIDE:
+        transaction = self._sessions.use(message.within, self._now)
+        if transaction is None:
             record = self._store.durable.get(message.key, self._now)
         else:
-            record = self._read(self._sessions.use(message.within, self._now), message.key)
+            record = self._read(transaction, message.key)
         if record is MISSING:
             raise KeyNotFound("Key not found")
         return record
 
-    def _read(self, transaction: Transaction | None, key: bytes) -> bytes | Missing:
-        if transaction is None:
-            return self._store.durable.get(key, self._now)
+    def _read(self, transaction: Transaction, key: bytes) -> bytes | Missing:
         entry = transaction.get(key)
         if entry is TOMBSTONE:
             return MISSING

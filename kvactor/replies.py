@@ -59,7 +59,7 @@ def deliver(reply: Reply, outcome: Outcome) -> None:
     """Give an answer, unless nobody waits for it any more."""
     if reply.done():
         return
-    if isinstance(outcome, KvactorError):
-        reply.set_exception(outcome)
-    else:
+    if isinstance(outcome, Answer):
         reply.set_result(outcome)
+    else:
+        reply.set_exception(outcome)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from aiohttp import web
-from multidict import CIMultiDict, istr
+from multidict import istr
 
 REVISION = istr("Kvactor-Revision")
 TRANSACTION = istr("Kvactor-Transaction")
@@ -18,7 +18,7 @@ def answer(
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """Return an answer that was true at `revision`."""
-    all_headers: CIMultiDict[str] = CIMultiDict({_CONTENT_TYPE: content_type, REVISION: str(revision)})
+    all_headers: dict[str, str] = {_CONTENT_TYPE: content_type, REVISION: str(revision)}
     if headers:
         all_headers.update(headers)
     return web.Response(body=body, status=status, headers=all_headers)

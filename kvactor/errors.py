@@ -5,6 +5,7 @@ that is not a `KvactorError` is a fault of ours or of the machine, and ends the 
 P10).
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -19,6 +20,11 @@ class KvactorError(Exception):
     code: ClassVar[str] = "error"
     rests_on: int = 0
     revision: int | None = None
+
+    def __init__(self, sentence: str, details: Mapping[str, object] | None = None) -> None:
+        super().__init__(sentence)
+        #: what a program may want to know beyond the code, by name
+        self.details: Mapping[str, object] = details or {}
 
 
 # -- what was asked for cannot be understood or is over a limit --
@@ -69,6 +75,54 @@ class KeyNotFound(KvactorError):
     code = "key_not_found"
 
 
+class PreconditionFailed(KvactorError):
+    """Is raised when a key is not what a write's precondition says. Nothing was done."""
+
+    code = "precondition_failed"
+
+
+class ChecksFailed(KvactorError):
+    """Is raised when not all checks of a batch hold. Nothing was done.
+
+    Details: `failed`, the indexes of those that do not.
+    """
+
+    code = "checks_failed"
+
+
+class NotAnInteger(KvactorError):
+    """Is raised when a value that is to be incremented, or the sum, is no integer of 64 bits."""
+
+    code = "not_an_integer"
+
+
+class BatchTooLarge(KvactorError):
+    """Is raised when a batch has more than `max_batch_size` checks and operations."""
+
+    code = "batch_too_large"
+
+
+class RangeTooLarge(KvactorError):
+    """Is raised when a range to be deleted has more than `max_batch_size` keys.
+
+    Details: `limit`.
+    """
+
+    code = "range_too_large"
+
+
+class AnswerTooLarge(KvactorError):
+    """Is raised when a batch's results would be larger than `max_body_size`. Nothing was done."""
+
+    code = "answer_too_large"
+
+
+class IdempotencyKeyReused(KvactorError):
+    """Is raised when an idempotency key comes again with another request."""
+
+    code = "idempotency_key_reused"
+
+
 class RecordDamaged(KvactorError):
     """Is raised when a stored record fails its checksum. Other keys are not affected."""
 
@@ -116,6 +170,30 @@ class TooManyTransactions(KvactorError):
     """Is raised when `max_transactions` isolated transactions are open already."""
 
     code = "too_many_transactions"
+
+
+# -- the feed --
+
+
+class HistoryGone(KvactorError):
+    """Is raised when revisions are asked for that are not kept any more.
+
+    Details: `oldest`, the oldest revision that is.
+    """
+
+    code = "history_gone"
+
+
+class RevisionInFuture(KvactorError):
+    """Is raised when revisions are asked for after one that has not been made yet."""
+
+    code = "revision_in_future"
+
+
+class TooManySubscribers(KvactorError):
+    """Is raised when `max_subscribers` requests follow the changes already."""
+
+    code = "too_many_subscribers"
 
 
 # -- the server's own state --

@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from kvactor.records import NEVER
+from kvactor.records import NEVER, Revision
 
 R = TypeVar("R")
 
@@ -75,6 +75,56 @@ class StatusReport(msgspec.Struct, frozen=True):
     free_space: int
 
 
+class Written(msgspec.Struct, frozen=True):
+    """What a write of one key has done: the revision that it made, and whether the key is new.
+
+    Within a transaction there is no revision yet (0), and nobody looked whether it is new.
+    """
+
+    revision: int
+    created: bool
+
+
+#: Of an operation in a batch: of Get a record or None, of Delete whether it was there, of Increment
+#: the sum, of DeleteRange how many there were, of Range a Page, of Set None.
+Result = bytes | bool | int | Page | None
+
+
+class BatchResult(msgspec.Struct, frozen=True):
+    """What a batch has done: the revision that it made (0: none, or none yet), and its results."""
+
+    revision: int
+    results: list[Result]
+
+
+# -- conditions --
+
+
+class Presence(Enum):
+    """Is the key there?"""
+
+    ABSENT = "absent"
+    PRESENT = "present"
+
+
+#: What a key is expected to be: there or not, or at one of these revisions (a draft's is 0).
+Expected = Presence | tuple[int, ...]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """A condition on a key."""
+
+    key: bytes
+    expected: Expected
+
+
+class Once(msgspec.Struct, frozen=True):
+    """A write's idempotency key, hashed, and a hash of all that makes the request what it is."""
+
+    key: bytes
+    fingerprint: bytes
+
+
 # -- keys --
 
 
@@ -85,10 +135,10 @@ class Get(Message[bytes], frozen=True):
     within: Within = OUTSIDE
 
 
-class Set(Message[None], frozen=True):
+class Set(Message[Written], frozen=True):
     """Give a key a value, whether it had one or not.
 
-    `ttl`, in milliseconds from now, ends it by itself.
+    `ttl`, in milliseconds from now, ends it by itself. Raises `PreconditionFailed`.
     """
 
     key: bytes
@@ -96,13 +146,24 @@ class Set(Message[None], frozen=True):
     content_type: str
     within: Within = OUTSIDE
     ttl: int | None = None
+    expected: Expected | None = None
+    once: Once | None = None
 
 
-class Delete(Message[None], frozen=True):
-    """Remove a key. Raises `KeyNotFound`."""
+class Delete(Message[Written], frozen=True):
+    """Remove a key. Raises `KeyNotFound`, `PreconditionFailed`."""
 
     key: bytes
     within: Within = OUTSIDE
+    expected: Expected | None = None
+    once: Once | None = None
+
+
+class Increment(msgspec.Struct, frozen=True):
+    """In a batch: add to a key's integer, which is 0 if it is missing. Raises `NotAnInteger`."""
+
+    key: bytes
+    by: int
 
 
 class Range(Message[Page], frozen=True):
@@ -115,6 +176,49 @@ class Range(Message[Page], frozen=True):
     limit: int = 100
     reverse: bool = False
     within: Within = OUTSIDE
+
+
+class DeleteRange(Message[BatchResult], frozen=True):
+    """Remove all keys from `start` up to but not including `end`, in one revision.
+
+    Raises `RangeTooLarge`.
+    """
+
+    start: bytes
+    end: bytes | None
+    within: Within = OUTSIDE
+    once: Once | None = None
+
+
+Operation = Get | Set | Delete | Increment | Range | DeleteRange
+
+
+class Batch(Message[BatchResult], frozen=True):
+    """Do operations in order, all or none, in one revision, if all checks hold.
+
+    What the operations say of transactions, conditions and idempotency keys is not looked at. Raises
+    `ChecksFailed`, `BatchTooLarge`, and what the operations raise.
+    """
+
+    checks: tuple[Check, ...]
+    operations: tuple[Operation, ...]
+    within: Within = OUTSIDE
+    once: Once | None = None
+
+
+# -- the feed --
+
+
+class Changes(Message[list[Revision]], frozen=True):
+    """Read the durable revisions after `since`, in order, at most `limit` of them.
+
+    If there are none, the answer waits for the next one; it is empty when the server stops. Raises
+    `HistoryGone`, `RevisionInFuture`.
+    """
+
+    since: int
+    limit: int
+    wait: bool = False
 
 
 # -- transactions --

@@ -11,27 +11,20 @@ read on what it found staged. If that revision is not durable yet, the answer is
 is, be it a value or an error.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from typing import Any, Final
 
-from kvactor import records
-from kvactor.errors import (
-    DataDamaged,
-    InvalidKey,
-    InvalidRequest,
-    KeyNotFound,
-    KvactorError,
-    NoTransaction,
-    StorageFull,
-    TransactionTooLarge,
-    ValueTooLarge,
-)
+from kvactor.changes import Feed
+from kvactor.errors import DataDamaged, KvactorError, NoTransaction
 from kvactor.messages import (
     Answer,
+    Batch,
     Begin,
+    Changes,
     Commit,
     Delete,
+    DeleteRange,
     Drop,
     Flushed,
     Folded,
@@ -39,7 +32,6 @@ from kvactor.messages import (
     Inspect,
     Message,
     Open,
-    Page,
     Range,
     Rollback,
     Set,
@@ -49,17 +41,26 @@ from kvactor.messages import (
     Tick,
     TransactionState,
 )
-from kvactor.records import MISSING, NEVER, TOMBSTONE, Entry, Missing
+from kvactor.operations import Operations
+from kvactor.records import TOMBSTONE, Revision
 from kvactor.replies import HeldReplies, Outcome, Reply, deliver
 from kvactor.sessions import Sessions
 from kvactor.settings import Settings
 from kvactor.storage import Journal, StorageFailed, Tree
-from kvactor.store import Store, alive
-from kvactor.transactions import Transaction, merge_ranges
+from kvactor.store import Store
+from kvactor.transactions import Transaction
 
 #: Expired keys that one sweep removes, in one revision.
 SWEEP_LIMIT = 1000
 
+
+class Later(Enum):
+    """The answer comes when there is more in the feed."""
+
+    LATER = "later"
+
+
+LATER: Final = Later.LATER
 
 #: A message, and where its answer goes; None for the owner's own news.
 Envelope = tuple[Message[Any], Reply | None]
@@ -87,16 +88,20 @@ class Owner:
         self._store = Store(tree)
         self._store.recover(journal.replay(tree.applied))
         self._sessions = Sessions(settings)
-        self._now = 0
-        self._free_space = self.free_space()
+        self._operations = operations = Operations(
+            self._store, self._sessions, settings, self.free_space()
+        )
+        self._feed = Feed(journal)
         self._stopping = False
-        self._rests_on = 0
         self.held = HeldReplies()
         self._handlers: dict[type, Callable[[Any], Any]] = {
-            Get: self._get,
-            Set: self._set,
-            Delete: self._delete,
-            Range: self._range,
+            Get: operations.get,
+            Set: operations.set,
+            Delete: operations.delete,
+            Range: operations.range,
+            DeleteRange: operations.delete_range,
+            Batch: operations.batch,
+            Changes: self._changes,
             Open: self._open,
             Inspect: self._inspect,
             Begin: self._begin,
@@ -141,9 +146,8 @@ class Owner:
         until it has caught up. Any exception leaves the owner in an unknown state: whoever called
         must end the process (P10).
         """
-        self._now = max(now, self._now)
-        for message, reply in envelopes:
-            self._handle(message, reply)
+        self._operations.now = max(now, self._operations.now)
+        self._handle_all(envelopes)
         store = self._store
         if store.staging and not store.flushing:
             self._flush()
@@ -151,182 +155,77 @@ class Owner:
         if store.memtable and not store.folding and (full or self._stopping):
             self._fold()
 
+    def _handle_all(self, envelopes: Iterable[Envelope]) -> None:
+        for message, reply in envelopes:
+            self._handle(message, reply)
+
     def _handle(self, message: Message[Any], reply: Reply | None) -> None:
-        self._rests_on = 0
+        operations = self._operations
+        operations.rests_on = 0
+        result: Any = None
         outcome: Outcome
         try:
             result = self._handlers[type(message)](message)
-            revision = max(self._rests_on, self._store.revision)
+            revision = max(operations.rests_on, self._store.revision)
             outcome = Answer(revision, result)
         except KvactorError as error:
-            revision = max(self._rests_on, error.rests_on, self._store.revision)
+            revision = max(operations.rests_on, error.rests_on, self._store.revision)
             error.revision = revision
             outcome = error
         if reply is None:
+            return
+        if result is LATER:
+            self._feed.wait(message, reply)
             return
         if revision > self._store.revision:
             self.held.hold(revision, reply, outcome)
         else:
             deliver(reply, outcome)
 
-    # -- reading --
-
-    def _get(self, message: Get) -> bytes:
-        self._check_key(message.key)
-        transaction = self._sessions.use(message.within, self._now)
-        if transaction is None:
-            record = self._store.durable.get(message.key, self._now)
-        else:
-            record = self._read(transaction, message.key)
-        if record is MISSING:
-            raise KeyNotFound("Key not found")
-        return record
-
-    def _read(self, transaction: Transaction, key: bytes) -> bytes | Missing:
-        entry = transaction.get(key)
-        if entry is TOMBSTONE:
-            return MISSING
-        if entry is not MISSING:
-            return MISSING if records.expiry_of(entry) <= self._now else entry
-        self._depend(transaction, self._store.rests_on(key))
-        record = self._store.staged.get(key, self._now)
-        if transaction.id is not None:
-            self._check_size(transaction, len(key))
-            self._sessions.readers.saw_key(transaction, key)
-            if record is not MISSING:
-                transaction.reads.saw_record(record)
-        return record
-
-    def _range(self, message: Range) -> Page:
-        start, end, reverse = message.start, message.end, message.reverse
-        if message.limit < 1:
-            raise InvalidRequest("A limit is at least 1.")
-        transaction = self._sessions.use(message.within, self._now)
-        if transaction is None:
-            sources = self._store.durable.ranges(start, end, reverse)
-        else:
-            sources = transaction.ranges(start, end, reverse) + self._store.staged.ranges(
-                start, end, reverse
-            )
-        items = list(islice(alive(merge_ranges(sources, reverse), self._now), message.limit + 1))
-        more = len(items) > message.limit
-        if more:
-            # Nothing is said of what lies beyond the last item, and so nothing was read there.
-            items.pop()
-            last = items[-1][0]
-            start, end = (last, end) if reverse else (start, last + b"\0")
-        if transaction is not None:
-            self._depend(transaction, self._store.rests_on_range(start, end))
-            if transaction.id is not None:
-                self._check_size(transaction, len(start) + len(end or b""))
-                self._sessions.readers.saw_range(transaction, start, end)
-                for key, record in items:
-                    if transaction.get(key) is MISSING:
-                        transaction.reads.saw_record(record)
-        return Page(items, more)
-
-    def _depend(self, transaction: Transaction, revision: int) -> None:
-        self._rests_on = max(self._rests_on, revision)
-        transaction.rests_on = max(transaction.rests_on, revision)
-
-    # -- writing --
-
-    def _set(self, message: Set) -> None:
-        self._check_key(message.key)
-        if len(message.value) > self._settings.max_value_size:
-            raise ValueTooLarge(f"A value has at most {self._settings.max_value_size} bytes.")
-        expires_at = NEVER if message.ttl is None else self._now + message.ttl
-        draft = records.encode(message.key, message.value, message.content_type, expires_at)
-        self._write(self._sessions.use(message.within, self._now), message.key, draft)
-
-    def _delete(self, message: Delete) -> None:
-        key = message.key
-        self._check_key(key)
-        transaction = self._sessions.use(message.within, self._now)
-        if transaction is None:
-            self._rests_on = self._store.rests_on(key)
-            record = self._store.standing(key)
-            gone = record is MISSING or records.expiry_of(record) <= self._now
-        else:
-            gone = self._read(transaction, key) is MISSING
-        if gone:
-            raise KeyNotFound("Key not found")
-        self._write(transaction, key, TOMBSTONE)
-
-    def _write(self, transaction: Transaction | None, key: bytes, entry: Entry) -> None:
-        self._check_space()
-        if transaction is None:
-            self._stage([(key, entry)])
-        else:
-            self._check_size(transaction, len(key) + (0 if entry is TOMBSTONE else len(entry)))
-            transaction.put(key, entry)
-
-    def _stage(self, changes: Sequence[tuple[bytes, Entry]]) -> None:
-        changed = self._store.stage(changes, self._now)
-        self._sessions.wrote(changed, self._store.head)
-        if changed:
-            self._rests_on = self._store.head
-
-    # -- limits --
-
-    def _check_key(self, key: bytes) -> None:
-        if not 0 < len(key) <= self._settings.max_key_size:
-            raise InvalidKey(
-                f"A key has 1 to {self._settings.max_key_size} bytes in UTF-8, not {len(key)}."
-            )
-
-    def _check_space(self) -> None:
-        if self._free_space < self._settings.min_free_space:
-            raise StorageFull(
-                f"Only {self._free_space} bytes are free where the data is, under the floor of "
-                f"{self._settings.min_free_space}. Writes are refused until there is more; reads go on."
-            )
-
-    def _check_size(self, transaction: Transaction, more: int) -> None:
-        if transaction.size + more > self._settings.max_transaction_size:
-            raise TransactionTooLarge(
-                f"A transaction holds at most {self._settings.max_transaction_size} bytes of "
-                "writes and reads."
-            )
-
     # -- transactions --
 
     def _open(self, message: Open) -> TransactionState:
-        return _state(self._sessions.open(message.id, message.idle_timeout, self._now))
+        return _state(self._sessions.open(message.id, message.idle_timeout, self._operations.now))
 
     def _inspect(self, message: Inspect) -> TransactionState:
-        transaction = self._sessions.use(message.within, self._now)
+        transaction = self._sessions.use(message.within, self._operations.now)
         if transaction is None:
             raise NoTransaction("No transaction is open")
         return _state(transaction)
 
     def _begin(self, message: Begin) -> TransactionState:
-        return _state(self._sessions.begin(message.within, self._now))
+        return _state(self._sessions.begin(message.within, self._operations.now))
 
     def _rollback(self, message: Rollback) -> TransactionState:
-        return _state(self._sessions.rollback(message.within, self._now, whole=False))
+        return _state(self._sessions.rollback(message.within, self._operations.now, whole=False))
 
     def _drop(self, message: Drop) -> TransactionState:
-        return _state(self._sessions.rollback(message.within, self._now, whole=True))
+        return _state(self._sessions.rollback(message.within, self._operations.now, whole=True))
 
     def _commit(self, message: Commit) -> TransactionState:
         repeated = self._sessions.committed(message.within)
         if repeated is not None and isinstance(message.within, str):
-            self._rests_on = repeated
+            self._operations.rests_on = repeated
             return TransactionState(message.within, 0)
-        transaction = self._sessions.to_commit(message.within, self._now)
+        transaction = self._sessions.to_commit(message.within, self._operations.now)
         if transaction.depth == 1 and transaction.overlays[0]:
-            self._check_space()
+            self._operations.check_space()
         changes = transaction.commit()
         if changes is not None:
             # What it told its client has to be durable before it may say that all went well.
-            self._rests_on = transaction.rests_on
+            self._operations.rests_on = transaction.rests_on
             # Its own writes do not doom it, so it leaves the readers first.
             self._sessions.readers.forget(transaction)
-            self._stage(list(changes.items()))
-            transaction.rests_on = self._rests_on
+            self._operations.stage(changes.items())
+            transaction.rests_on = self._operations.rests_on
             self._sessions.end(transaction, committed=True)
         return _state(transaction)
+
+    # -- the feed --
+
+    def _changes(self, message: Changes) -> list[Revision] | Later:
+        found = self._feed.read(message.since, message.limit, self._store.revision)
+        return LATER if message.wait and not found and not self._stopping else found
 
     # -- the owner's own news --
 
@@ -338,17 +237,17 @@ class Owner:
             held=len(self.held),
             transactions=len(self._sessions.isolated),
             shared_depth=shared.depth if shared else 0,
-            shared_age=self._now - shared.opened_at if shared else 0,
+            shared_age=self._operations.now - shared.opened_at if shared else 0,
             memtable_keys=len(store.memtable),
             memtable_bytes=store.memtable.size,
             folded=store.folded,
-            free_space=self._free_space,
+            free_space=self._operations.free_space,
         )
 
     def _flush(self) -> None:
         journal, post = self._journal, self._post
         # Until the next tick reads it anew: what is written goes into the journal and into the tree.
-        self._free_space -= 2 * self._store.staging
+        self._operations.free_space -= 2 * self._store.staging
         revisions = self._store.seal()
         head = revisions[-1].number
         journal.trim(max(0, min(self._store.folded, head - self._settings.history)) + 1)
@@ -359,8 +258,9 @@ class Owner:
             raise StorageFailed(
                 f"the journal could not flush up to revision {message.revision}"
             ) from message.error
-        self._store.apply()
+        revisions = self._store.apply()
         self.held.release(message.revision)
+        self._handle_all(self._feed.publish(revisions))
 
     def _fold(self) -> None:
         post = self._post
@@ -372,17 +272,19 @@ class Owner:
         self._store.thaw()
 
     def _tick(self, message: Tick) -> None:
-        self._free_space = message.free_space
-        self._sessions.sweep(self._now)
-        if self._free_space < self._settings.min_free_space:
+        self._operations.free_space = message.free_space
+        self._sessions.sweep(self._operations.now)
+        self._feed.sweep()
+        if message.free_space < self._settings.min_free_space:
             return
-        keys, more = self._store.expired(self._now, SWEEP_LIMIT)
-        self._stage([(key, TOMBSTONE) for key in keys])
+        keys, more = self._store.expired(self._operations.now, SWEEP_LIMIT)
+        self._operations.stage([(key, TOMBSTONE) for key in keys])
         if more:
             self._post(message)
 
     def _stop(self, _: Stop) -> None:
         self._stopping = True
+        self._handle_all(self._feed.release())
 
 
 def _state(transaction: Transaction) -> TransactionState:

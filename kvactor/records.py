@@ -42,6 +42,9 @@ TOMBSTONE: Final = Tombstone.TOMBSTONE
 Entry = bytes | Tombstone
 
 NEVER = (1 << 64) - 1
+#: Keys are UTF-8, so none begins with this byte but those that the store keeps for itself: what came of
+#: requests with an idempotency key.
+HIDDEN = b"\xff"
 MAX_KEY_SIZE = 511
 MAX_CONTENT_TYPE_SIZE = 255
 
@@ -105,6 +108,11 @@ def decode(record: bytes) -> Record:
 def value_of(record: bytes) -> bytes:
     """Return a record's value alone."""
     return record[HEADER_SIZE + record[HEADER_SIZE - 1] :]
+
+
+def revision_of(record: bytes) -> int:
+    """Return a record's mod revision alone; 0: it is a draft."""
+    return int.from_bytes(record[4:12], "big")
 
 
 def created_of(record: bytes) -> int:

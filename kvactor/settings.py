@@ -97,6 +97,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=0, description="ended transactions whose commit may be repeated")
     ] = 10_000
 
+    max_batch_size: Annotated[
+        int,
+        Meta(ge=1, description="checks and operations of a batch, and keys that one revision deletes"),
+    ] = 10_000
+    max_scan_limit: Annotated[int, Meta(ge=1, description="keys in one page of a scan")] = 1000
+    idempotency_window: Annotated[
+        float,
+        Meta(gt=0, le=MAX_SECONDS, description="seconds for which an Idempotency-Key is remembered"),
+    ] = 86_400.0
+    max_subscribers: Annotated[int, Meta(ge=1, description="requests that follow the changes")] = 1000
+    subscriber_timeout: Annotated[
+        float,
+        Meta(gt=0, le=MAX_SECONDS, description="seconds after which one that does not read is cut off"),
+    ] = 10.0
+    heartbeat: Annotated[
+        float,
+        Meta(gt=0, le=MAX_SECONDS, description="seconds of quiet after which an event stream says so"),
+    ] = 15.0
+
     history: Annotated[int, Meta(ge=0, description="revisions kept in the journal")] = 100_000
     memtable_size: Annotated[
         int, Meta(ge=1, description="bytes of changes in memory before they are folded into the tree")

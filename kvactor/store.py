@@ -165,9 +165,11 @@ class Store:
 
     # -- the way down --
 
-    def stage(self, changes: Iterable[tuple[bytes, Entry]], now: int) -> Sequence[bytes]:
-        """Make one revision of drafts and tombstones, each key once, and return the keys that it
-        really changes.
+    def stage(
+        self, changes: Iterable[tuple[bytes, Entry]], now: int
+    ) -> list[tuple[bytes, bytes | None]]:
+        """Make one revision of drafts and tombstones, each key once, and return what it really
+        changes: keys, and their records or None.
 
         Deleting what is not there changes nothing, and nothing at all is no revision.
         """
@@ -192,7 +194,7 @@ class Store:
         if final:
             batch.revisions.append(Revision(number, now, tuple(final)))
             self.head = number
-        return [key for key, _ in final]
+        return final
 
     def seal(self) -> Sequence[Revision]:
         """Hand over what is staged, to be flushed; what comes next is staged behind it."""

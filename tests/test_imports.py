@@ -14,12 +14,15 @@ FLOORS = (
     ("kvactor.web",),
     ("kvactor.actor",),
     ("kvactor.owner",),
+    ("kvactor.operations", "kvactor.changes"),
     ("kvactor.sessions", "kvactor.store", "kvactor.transactions", "kvactor.replies"),
     ("kvactor.storage",),
     ("kvactor.records", "kvactor.messages", "kvactor.errors", "kvactor.settings"),
 )
 PURE = (
     "kvactor.owner",
+    "kvactor.operations",
+    "kvactor.changes",
     "kvactor.replies",
     "kvactor.sessions",
     "kvactor.store",

@@ -27,7 +27,7 @@ def test_a_sweep_looks_at_no_more_than_its_limit_and_goes_on_from_there() -> Non
 
 def test_a_key_that_is_staged_to_go_is_not_swept_again() -> None:
     store = stored(1)
-    assert store.stage([(b"0", TOMBSTONE), (b"none", TOMBSTONE)], 5) == [b"0"]
+    assert store.stage([(b"0", TOMBSTONE), (b"none", TOMBSTONE)], 5) == [(b"0", None)]
     assert store.expired(5, 9) == ([], False)
     assert (store.pending, store.keys) == (1, 1)
 

@@ -38,9 +38,9 @@ class MemoryJournal:
 
     def replay(self, after: int) -> Iterator[Revision]:
         """See `Journal`."""
-        for number, row in self.rows.items():
-            if number > after:
-                yield decode_revision(number, row)
+        for number in range(max(after + 1, next(iter(self.rows), 0)), self._head + 1):
+            if number in self.rows:
+                yield decode_revision(number, self.rows[number])
 
     def head(self) -> int:
         """See `Journal`."""

@@ -110,6 +110,14 @@ def value_of(record: bytes) -> bytes:
     return record[HEADER_SIZE + record[HEADER_SIZE - 1] :]
 
 
+_JSON = bytes([16]) + b"application/json"
+
+
+def is_json(record: bytes) -> bool:
+    """Is a record's content type plain JSON, without parameters?"""
+    return record[HEADER_SIZE - 1 : HEADER_SIZE + 16] == _JSON
+
+
 def revision_of(record: bytes) -> int:
     """Return a record's mod revision alone; 0: it is a draft."""
     return int.from_bytes(record[4:12], "big")

@@ -19,6 +19,9 @@ from kvactor.web.about import AboutRoutes
 from kvactor.web.errors import catching
 from kvactor.web.requests import Bodies
 from kvactor.web.seed import SeedRoutes
+from kvactor.web.v1.batch import BatchRoutes
+from kvactor.web.v1.changes import ChangeRoutes
+from kvactor.web.v1.keys import KeyRoutes
 from kvactor.web.v1.transactions import TransactionRoutes
 
 
@@ -46,6 +49,9 @@ def create_app(
     routes = [
         *SeedRoutes(actor, bodies).routes(),
         *TransactionRoutes(actor, bodies, new_id).routes(),
+        *KeyRoutes(actor, settings, bodies).routes(),
+        *BatchRoutes(actor, bodies).routes(),
+        *ChangeRoutes(actor, settings).routes(),
         *AboutRoutes(actor).routes(),
     ]
     for route in routes:

@@ -3,7 +3,9 @@ middleware that catches.
 """
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 
 import msgspec
 from aiohttp import web
@@ -51,12 +53,16 @@ STATUS: dict[type[errors.KvactorError], HTTPStatus] = {
 RETRY_AFTER = "1"
 
 
-def seed_shape(status: HTTPStatus, code: str, detail: str) -> tuple[str, bytes]:
+def seed_shape(
+    status: HTTPStatus, code: str, detail: str, details: Mapping[str, object]
+) -> tuple[str, bytes]:
     """Return the content type and the body of an error on the seed's routes."""
     return "application/json", msgspec.json.encode({"error": detail})
 
 
-def problem_document(status: HTTPStatus, code: str, detail: str) -> tuple[str, bytes]:
+def problem_document(
+    status: HTTPStatus, code: str, detail: str, details: Mapping[str, object]
+) -> tuple[str, bytes]:
     """Return the content type and the body of an error on /v1, as in RFC 9457."""
     problem = {
         "type": "about:blank",
@@ -64,6 +70,7 @@ def problem_document(status: HTTPStatus, code: str, detail: str) -> tuple[str, b
         "status": status,
         "code": code,
         "detail": detail,
+        **details,
     }
     return "application/problem+json", msgspec.json.encode(problem)
 
@@ -83,7 +90,9 @@ def catching(handler: Handler, actor: StoreActor) -> Handler:
             revision = actor.revision if error.revision is None else error.revision
             if isinstance(error, errors.RecordDamaged):
                 log.warning("%s Restore it from a backup, or write it anew.", error)
-            return _tell(request, revision, STATUS[type(error)], error.code, str(error), {})
+            return _tell(
+                request, revision, STATUS[type(error)], error.code, str(error), {}, error.details
+            )
         except web.HTTPException as error:
             status = HTTPStatus(error.status)
             detail = f"{request.method} {request.path}: {status.phrase}"
@@ -105,9 +114,10 @@ def _tell(
     code: str,
     detail: str,
     headers: dict[str, str],
+    details: Mapping[str, object] = MappingProxyType({}),
 ) -> web.Response:
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = RETRY_AFTER
     shape = problem_document if request.path.startswith("/v1") else seed_shape
-    content_type, body = shape(status, code, detail)
+    content_type, body = shape(status, code, detail, details)
     return answer(revision, body, status, content_type, headers)

@@ -2,18 +2,26 @@
 
 import asyncio
 import re
+from hashlib import blake2b
 from typing import TypeVar
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
+from multidict import istr
 
 from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidKey, InvalidRequest, Stopping
-from kvactor.messages import Scope, Within
+from kvactor.messages import Once, Scope, Within
 from kvactor.web.answers import TRANSACTION
 
 T = TypeVar("T")
+Q = TypeVar("Q", bound=msgspec.Struct)
+
+IDEMPOTENCY_KEY = istr("Idempotency-Key")
+_MAX_IDEMPOTENCY_KEY = 255
+#: Headers that make a write what it is, beside its target and its body.
+_DECISIVE = ("Content-Type", "If-Match", "If-None-Match", TRANSACTION)
 
 _VERSIONS = (HttpVersion11, HttpVersion10)
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
@@ -55,6 +63,40 @@ def within(request: web.Request, otherwise: Scope) -> Within:
     `otherwise`.
     """
     return request.headers.get(TRANSACTION, otherwise)
+
+
+def query_of(request: web.Request, kind: type[Q]) -> Q:
+    """Return what the request's query says, each name once. Raises `InvalidRequest`."""
+    text = request.raw_path.partition("?")[2]
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=100)
+        names = dict(pairs)
+        if len(names) < len(pairs):
+            raise InvalidRequest("The query says something twice.")
+        return msgspec.convert(names, kind, strict=False)
+    except UnicodeDecodeError:
+        raise InvalidRequest("The query is not UTF-8.") from None
+    except (msgspec.ValidationError, ValueError) as error:
+        raise InvalidRequest(f"The query is not what is expected here: {error}") from None
+
+
+def once_of(request: web.Request, body: bytes = b"") -> Once | None:
+    """Return what makes a write with an Idempotency-Key the same as another, or None without one.
+
+    Raises `InvalidRequest` for a key of no or more than 255 characters.
+    """
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    if key is None:
+        return None
+    if not 0 < len(key) <= _MAX_IDEMPOTENCY_KEY:
+        raise InvalidRequest(f"An Idempotency-Key has 1 to {_MAX_IDEMPOTENCY_KEY} characters.")
+    what = [request.method, request.raw_path, *(request.headers.get(name, "") for name in _DECISIVE)]
+    fingerprint = blake2b(
+        "\n".join(what).encode("utf-8", "surrogateescape") + b"\n" + body, digest_size=16
+    )
+    return Once(
+        blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest(), fingerprint.digest()
+    )
 
 
 class Bodies:

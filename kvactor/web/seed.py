@@ -7,13 +7,15 @@ was sent.
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET
 
 from kvactor.actor import StoreActor
 from kvactor.errors import KeyAndValueRequired
 from kvactor.messages import SHARED, Begin, Commit, Delete, Get, Rollback, Set
-from kvactor.records import value_of
+from kvactor.records import is_json, value_of
 from kvactor.web.answers import answer
-from kvactor.web.requests import Bodies, key_in_path, parse, within
+from kvactor.web.requests import Bodies, key_in_path, once_of, parse, within
+from kvactor.web.values import JSON, encode, item
 
 _NOTHING = msgspec.Raw()
 
@@ -32,7 +34,7 @@ class SeedRoutes:
         self._ask = actor.ask
         self._body_of = bodies.read
         self._decoder = msgspec.json.Decoder(SetBody)
-        self._encode = msgspec.json.Encoder().encode
+        self._encode = encode
 
     def routes(self) -> list[web.RouteDef]:
         """Return the six routes."""
@@ -47,23 +49,30 @@ class SeedRoutes:
 
     async def set(self, request: web.Request) -> web.Response:
         """POST /set {"key", "value"}."""
-        body = parse(self._decoder, await self._body_of(request))
+        text = await self._body_of(request)
+        body = parse(self._decoder, text)
         value = bytes(body.value)
         if not body.key or value in {b"", b"null"}:
             raise KeyAndValueRequired("Key and value are required")
-        asked = Set(body.key.encode(), value, "application/json", within(request, SHARED))
+        asked = Set(
+            body.key.encode(), value, JSON, within(request, SHARED), once=once_of(request, text)
+        )
         return answer((await self._ask(asked)).revision, b'{"status":"ok"}')
 
     async def get(self, request: web.Request) -> web.Response:
         """GET /get/{key}."""
         key = key_in_path(request, "/get/")
         got = await self._ask(Get(key, within(request, SHARED)))
-        text = b'{"key":%b,"value":%b}' % (self._encode(key.decode()), value_of(got.result))
-        return answer(got.revision, text)
+        name, record = self._encode(key.decode()), got.result
+        if is_json(record):
+            return answer(got.revision, b'{"key":%b,"value":%b}' % (name, value_of(record)))
+        shown = item(key, record)
+        told = {"key": shown.key, "value": shown.value, "value_base64": shown.value_base64}
+        return answer(got.revision, self._encode({k: v for k, v in told.items() if v is not UNSET}))
 
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE /delete/{key}."""
-        asked = Delete(key_in_path(request, "/delete/"), within(request, SHARED))
+        asked = Delete(key_in_path(request, "/delete/"), within(request, SHARED), once=once_of(request))
         return answer((await self._ask(asked)).revision, b'{"status":"deleted"}')
 
     async def begin(self, request: web.Request) -> web.Response:

@@ -1,7 +1,6 @@
 """Isolated transactions as resources: /v1/transactions."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
@@ -24,6 +23,7 @@ from kvactor.messages import (
 from kvactor.settings import MAX_SECONDS
 from kvactor.web.answers import answer
 from kvactor.web.requests import Bodies, parse
+from kvactor.web.values import moment
 
 
 class OpenBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -83,6 +83,5 @@ def _describe(
     state = answered.result
     fields: dict[str, object] = {"id": state.id, "depth": state.depth}
     if state.depth:
-        expires = datetime.fromtimestamp(state.expires_at / 1000, UTC)
-        fields["expires_at"] = expires.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        fields["expires_at"] = moment(state.expires_at)
     return answer(answered.revision, msgspec.json.encode(fields), status, headers=headers)

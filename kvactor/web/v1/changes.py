@@ -1,0 +1,212 @@
+"""The changes feed: GET /v1/changes, as pages, as a long poll, or as server-sent events.
+
+The rule: whoever follows asks for the next revisions when it has room for them. So a slow reader
+holds nothing but its own connection, and is cut off when it does not read at all.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Literal
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta
+
+from kvactor.actor import StoreActor
+from kvactor.errors import InvalidRequest, KvactorError, TooManySubscribers
+from kvactor.messages import Changes
+from kvactor.records import HIDDEN, Revision
+from kvactor.settings import Settings
+from kvactor.web.answers import REVISION, answer
+from kvactor.web.requests import query_of
+from kvactor.web.values import Item, encode, item, moment
+
+log = logging.getLogger(__name__)
+
+EVENTS = "text/event-stream"
+
+#: Events that are kept encoded, for all who follow.
+CACHE = 1024
+
+
+class ChangesQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Which changes."""
+
+    since: Annotated[
+        int | Literal["now"],
+        Meta(description="those after this revision; 0: from the first; now: those to come"),
+    ] = 0
+    prefix: Annotated[str, Meta(description="of keys that begin with this")] = ""
+    limit: Annotated[int, Meta(ge=1, le=1000, description="revisions to look at for a page")] = 100
+    wait: Annotated[
+        float, Meta(ge=0, le=300, description="seconds to wait if there are none (a long poll)")
+    ] = 0
+
+
+class Deleted(msgspec.Struct):
+    """A key that is gone: deleted, or expired."""
+
+    key: str
+    deleted: bool = True
+
+
+class Event(msgspec.Struct):
+    """One revision, whole."""
+
+    revision: int
+    time: Annotated[str, Meta(description="when it was made: RFC 3339, UTC")]
+    changes: list[Item | Deleted]
+
+
+class ChangesPage(msgspec.Struct):
+    """What GET /v1/changes answers."""
+
+    revisions: list[Event]
+    since: Annotated[int, Meta(description="go on from here")]
+
+
+class ChangeRoutes:
+    """Handlers that parse, ask and encode."""
+
+    def __init__(self, actor: StoreActor, settings: Settings) -> None:
+        self._actor = actor
+        self._settings = settings
+        self._following = 0
+        self._encoded: dict[int, bytes] = {}
+        #: how many readers were cut off
+        self.cut_off = 0
+
+    @property
+    def following(self) -> int:
+        """How many follow the changes just now."""
+        return self._following
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the route."""
+        return [web.get("/v1/changes", self.changes)]
+
+    async def changes(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/changes."""
+        query = query_of(request, ChangesQuery)
+        since = self._actor.revision if query.since == "now" else query.since
+        prefix = query.prefix.encode()
+        if EVENTS in request.headers.get("Accept", ""):
+            resumed = request.headers.get("Last-Event-ID")
+            if resumed is not None:
+                if not (resumed.isascii() and resumed.isdigit()):
+                    raise InvalidRequest("Last-Event-ID is not a revision.")
+                since = int(resumed)
+            with self._subscribed():
+                return await self._follow(request, since, prefix)
+        if query.wait:
+            with self._subscribed():
+                return await self._page(query, since, prefix)
+        return await self._page(query, since, prefix)
+
+    @contextmanager
+    def _subscribed(self) -> Iterator[None]:
+        limit = self._settings.max_subscribers
+        if self._following >= limit:
+            raise TooManySubscribers(f"{limit} requests follow the changes already. Try again later.")
+        self._following += 1
+        try:
+            yield
+        finally:
+            self._following -= 1
+
+    async def _page(self, query: ChangesQuery, since: int, prefix: bytes) -> web.Response:
+        events: list[Event] = []
+        looked, revision = 0, self._actor.revision
+        while looked < query.limit:
+            got = await self._actor.ask(Changes(since, query.limit - looked))
+            if not got.result:
+                break
+            revision = got.revision
+            looked += len(got.result)
+            since = got.result[-1].number
+            events += _events(got.result, prefix)
+        if query.wait and not events:
+            try:
+                async with asyncio.timeout(query.wait):
+                    while not events:
+                        got = await self._actor.ask(Changes(since, query.limit, wait=True))
+                        revision = got.revision
+                        if not got.result:
+                            break
+                        since = got.result[-1].number
+                        events += _events(got.result, prefix)
+            except TimeoutError:
+                pass
+        return answer(max(revision, since), encode(ChangesPage(events, since)))
+
+    async def _follow(self, request: web.Request, since: int, prefix: bytes) -> web.StreamResponse:
+        # Asked before the stream begins, so that what is wrong gets a status of its own.
+        got = await self._actor.ask(Changes(since, self._settings.max_batch_size))
+        headers = {
+            "Content-Type": EVENTS,
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            REVISION: str(got.revision),
+        }
+        stream = web.StreamResponse(headers=headers)
+        await stream.prepare(request)
+        text = self._encode(got.result, prefix) or b":\n\n"
+        try:
+            while True:
+                if got.result:
+                    since = got.result[-1].number
+                if text:
+                    async with asyncio.timeout(self._settings.subscriber_timeout):
+                        await stream.write(text)
+                try:
+                    async with asyncio.timeout(self._settings.heartbeat):
+                        got = await self._actor.ask(Changes(since, 1000, wait=True))
+                except TimeoutError:
+                    text = b":\n\n"
+                    continue
+                if not got.result:
+                    # The server stops.
+                    return stream
+                text = self._encode(got.result, prefix)
+        except TimeoutError:
+            self.cut_off += 1
+            log.info("a reader of the changes that did not read has been cut off at revision %d", since)
+            if request.transport is not None:
+                request.transport.abort()
+        except (ConnectionError, KvactorError) as error:
+            log.debug("a reader of the changes has ended at revision %d: %s", since, error)
+        return stream
+
+    def _encode(self, revisions: Sequence[Revision], prefix: bytes) -> bytes:
+        if prefix:
+            return b"".join(_encode(event) for event in _events(revisions, prefix))
+        encoded = self._encoded
+        for revision in revisions:
+            if revision.number not in encoded:
+                encoded[revision.number] = _encode(_event(revision, b""))
+                if len(encoded) > CACHE:
+                    del encoded[next(iter(encoded))]
+        return b"".join(encoded[revision.number] for revision in revisions)
+
+
+def _encode(event: Event) -> bytes:
+    return b"id: %d\ndata: %b\n\n" % (event.revision, encode(event))
+
+
+def _event(revision: Revision, prefix: bytes) -> Event:
+    return Event(
+        revision.number,
+        moment(revision.time),
+        [
+            Deleted(key.decode()) if record is None else item(key, record)
+            for key, record in revision.changes
+            if key.startswith(prefix) and not key.startswith(HIDDEN)
+        ],
+    )
+
+
+def _events(revisions: Sequence[Revision], prefix: bytes) -> list[Event]:
+    events = (_event(revision, prefix) for revision in revisions)
+    return [event for event in events if event.changes or not prefix]

@@ -1,0 +1,259 @@
+"""Keys as resources: /v1/kv/{key}; and all of them, in order: /v1/kv."""
+
+import base64
+import binascii
+from typing import Annotated
+from urllib.parse import urlencode
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta
+
+from kvactor import records
+from kvactor.actor import StoreActor
+from kvactor.errors import InvalidRequest
+from kvactor.messages import (
+    OUTSIDE,
+    Delete,
+    DeleteRange,
+    Expected,
+    Get,
+    Page,
+    Presence,
+    Range,
+    Set,
+)
+from kvactor.records import NEVER
+from kvactor.settings import MAX_SECONDS, Settings
+from kvactor.web.answers import answer
+from kvactor.web.requests import Bodies, key_in_path, once_of, query_of, within
+from kvactor.web.values import BINARY, Item, checked_type, encode, expiry, item
+
+#: What keeps a stored page from running as this origin, and caches from keeping what has changed.
+GUARDS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "Cache-Control": "no-cache",
+}
+
+#: Keys that the owner reads at a time: about half a millisecond.
+SLICE = 200
+
+_PREFIX = "/v1/kv/"
+
+
+class PutQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """The query of PUT."""
+
+    ttl: (
+        Annotated[float, Meta(gt=0, le=MAX_SECONDS, description="seconds until the key ends by itself")]
+        | None
+    ) = None
+
+
+class RangeQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Which keys."""
+
+    prefix: Annotated[str, Meta(description="keys that begin with this")] = ""
+    start: Annotated[str, Meta(description="keys from this one on")] = ""
+    end: Annotated[str | None, Meta(description="keys before this one")] = None
+
+    def bounds(self) -> tuple[bytes, bytes | None]:
+        """Return the first key, and the one behind the last (None: to the end)."""
+        start, end = bounds(self.prefix)
+        if self.end is not None:
+            end = self.end.encode() if end is None else min(end, self.end.encode())
+        return max(start, self.start.encode()), end
+
+
+class ScanQuery(RangeQuery, forbid_unknown_fields=True):
+    """Which keys, and how many of them."""
+
+    limit: Annotated[int, Meta(ge=1, description="keys in a page; max_scan_limit at most")] = 100
+    cursor: Annotated[str | None, Meta(description="where the page before has ended")] = None
+    reverse: Annotated[bool, Meta(description="the last key first")] = False
+    values: Annotated[bool, Meta(description="false: keys without their values")] = True
+
+
+class DeleteQuery(RangeQuery, forbid_unknown_fields=True):
+    """Which keys to delete."""
+
+    all: Annotated[bool, Meta(description="needed where nothing else says which")] = False
+
+
+class Written(msgspec.Struct):
+    """What PUT and DELETE /v1/kv answer."""
+
+    revision: Annotated[int | None, Meta(description="that was made; null within a transaction")]
+    deleted: Annotated[int | msgspec.UnsetType, Meta(description="how many keys")] = msgspec.UNSET
+
+
+class Items(msgspec.Struct):
+    """A page of a scan."""
+
+    items: list[Item]
+    cursor: Annotated[str | None, Meta(description="goes on behind this page; null: there is no more")]
+    revision: Annotated[
+        int,
+        Meta(description="following the changes from here on misses nothing that is not in the page"),
+    ]
+
+
+def bounds(prefix: str) -> tuple[bytes, bytes | None]:
+    """Return the first key with a prefix, and the one behind the last (None: to the end)."""
+    start = prefix.encode()
+    # No byte of UTF-8 is 255.
+    return start, start[:-1] + bytes([start[-1] + 1]) if start else None
+
+
+def tag(revision: int) -> str:
+    """Return the entity tag of a record that `revision` wrote."""
+    return f'"{revision}"'
+
+
+def _revisions(tags: str) -> tuple[int, ...]:
+    """Return the revisions in a list of entity tags. Those that are not ours stand for nothing."""
+    bare = (one.strip().removeprefix('"').removesuffix('"') for one in tags.split(","))
+    return tuple(int(one) for one in bare if one.isascii() and one.isdigit())
+
+
+def expected_of(request: web.Request) -> Expected | None:
+    """Return what a write expects of its key. Raises `InvalidRequest`."""
+    match, none_match = request.headers.get("If-Match"), request.headers.get("If-None-Match")
+    if none_match is not None:
+        if none_match.strip() != "*" or match is not None:
+            raise InvalidRequest("A write takes If-Match, or If-None-Match: *.")
+        return Presence.ABSENT
+    if match is None:
+        return None
+    return Presence.PRESENT if match.strip() == "*" else _revisions(match)
+
+
+class KeyRoutes:
+    """Handlers that parse, ask and encode."""
+
+    def __init__(self, actor: StoreActor, settings: Settings, bodies: Bodies) -> None:
+        self._ask = actor.ask
+        self._settings = settings
+        self._body_of = bodies.read
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes."""
+        one = _PREFIX + "{key:(?s:.+)}"
+        return [
+            web.put(one, self.put),
+            web.get(one, self.get),
+            web.head(one, self.get),
+            web.delete(one, self.delete),
+            web.get("/v1/kv", self.scan),
+            web.head("/v1/kv", self.scan),
+            web.delete("/v1/kv", self.delete_range),
+        ]
+
+    async def put(self, request: web.Request) -> web.Response:
+        """PUT /v1/kv/{key}."""
+        key, ttl = key_in_path(request, _PREFIX), query_of(request, PutQuery).ttl
+        value = await self._body_of(request)
+        content_type = checked_type(request.headers.get("Content-Type", BINARY), value)
+        put = await self._ask(
+            Set(
+                key,
+                value,
+                content_type,
+                within(request, OUTSIDE),
+                None if ttl is None else max(1, int(ttl * 1000)),
+                expected_of(request),
+                once_of(request, value),
+            )
+        )
+        revision = put.result.revision
+        headers = {"ETag": tag(revision)} if revision else {}
+        status = 201 if put.result.created else 200
+        return answer(put.revision, encode(Written(revision or None)), status, headers=headers)
+
+    async def get(self, request: web.Request) -> web.Response:
+        """GET and HEAD /v1/kv/{key}."""
+        key = key_in_path(request, _PREFIX)
+        got = await self._ask(Get(key, within(request, OUTSIDE)))
+        record = records.decode(got.result)
+        headers = {"ETag": tag(record.revision), **GUARDS}
+        if record.expires_at != NEVER:
+            headers["Kvactor-Expires-At"] = expiry(record.expires_at) or ""
+        known = request.headers.get("If-None-Match")
+        if known is not None and (
+            known.strip() == "*" or record.revision in _revisions(_strong(known))
+        ):
+            return answer(got.revision, b"", 304, record.content_type, headers)
+        return answer(got.revision, record.value, 200, record.content_type, headers)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """DELETE /v1/kv/{key}."""
+        key = key_in_path(request, _PREFIX)
+        asked = Delete(key, within(request, OUTSIDE), expected_of(request), once_of(request))
+        return answer((await self._ask(asked)).revision, b"", 204)
+
+    async def scan(self, request: web.Request) -> web.Response:
+        """GET /v1/kv."""
+        query = query_of(request, ScanQuery)
+        if query.limit > self._settings.max_scan_limit:
+            raise InvalidRequest(f"limit is at most {self._settings.max_scan_limit}.")
+        start, end = query.bounds()
+        if query.cursor is not None:
+            last = _place(query.cursor, reverse=query.reverse)
+            if query.reverse:
+                end = last if end is None else min(end, last)
+            else:
+                start = max(start, last + b"\0")
+        found: list[tuple[bytes, bytes]] = []
+        room, revision, more = self._settings.max_body_size, None, True
+        while more and len(found) < query.limit and room > 0:
+            limit = min(SLICE, query.limit - len(found))
+            asked = Range(start, end, limit, query.reverse, within(request, OUTSIDE))
+            got = await self._ask(asked)
+            page: Page = got.result
+            # The oldest part's revision: whoever goes on from there misses nothing.
+            revision = got.revision if revision is None else revision
+            found += page.items
+            more = page.more
+            if more:
+                last = page.items[-1][0]
+                start, end = (start, last) if query.reverse else (last + b"\0", end)
+                room -= sum(len(record) for _, record in page.items)
+        cursor = _cursor(found[-1][0], reverse=query.reverse) if more else None
+        body = Items(
+            [item(key, record, values=query.values) for key, record in found], cursor, revision or 0
+        )
+        headers = {"X-Content-Type-Options": "nosniff"}
+        if cursor is not None:
+            following = {**request.query, "cursor": cursor}
+            headers["Link"] = f'</v1/kv?{urlencode(following)}>; rel="next"'
+        return answer(revision or 0, encode(body), headers=headers)
+
+    async def delete_range(self, request: web.Request) -> web.Response:
+        """DELETE /v1/kv."""
+        query = query_of(request, DeleteQuery)
+        if not (query.all or query.prefix or query.start or query.end is not None):
+            raise InvalidRequest("Say which keys: prefix, start, end, or all=true.")
+        start, end = query.bounds()
+        deleted = await self._ask(DeleteRange(start, end, within(request, OUTSIDE), once_of(request)))
+        (count,) = deleted.result.results
+        body = Written(deleted.result.revision or None, count if isinstance(count, int) else 0)
+        return answer(deleted.revision, encode(body))
+
+
+def _strong(tags: str) -> str:
+    return tags.replace("W/", "")
+
+
+def _cursor(key: bytes, *, reverse: bool) -> str:
+    return base64.urlsafe_b64encode((b"<" if reverse else b">") + key).decode().rstrip("=")
+
+
+def _place(cursor: str, *, reverse: bool) -> bytes:
+    try:
+        place = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        place = b""
+    if place[:1] != (b"<" if reverse else b">"):
+        raise InvalidRequest("The cursor is not one that a scan in this direction has given.")
+    return place[1:]

@@ -81,7 +81,8 @@ def test_whatever_fails_under_load_the_process_ends_and_nothing_acknowledged_is_
     with Load(server) as load:
         load.wait_for_close()
     assert server.wait() == 1
-    assert load.statuses <= {200, 500}
+    # 503: the body had not arrived whole yet, and nothing was done.
+    assert load.statuses <= {200, 500, 503}
     assert "the owner has failed, the process must end" in server.log
     assert "Input/output error" in server.log
     check([load], contents(data_dir))

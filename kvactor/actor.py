@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from kvactor.errors import KvactorError, OutcomeUnknown, Overloaded, Stopping
 from kvactor.messages import Answer, Message, Stop, Tick
+from kvactor.metrics import MeasuredJournal, MeasuredTree, Metrics
 from kvactor.owner import Envelope, Owner
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
@@ -55,7 +56,14 @@ class StoreActor:
         self._mail: asyncio.Future[None]
         #: how many requests the mailbox may hold, beside the answers that wait for a flush
         self._room = settings.mailbox_size
-        self._owner = Owner(storage.journal, storage.tree, settings, self._post)
+        self.metrics = metrics = Metrics()
+        self._owner = Owner(
+            MeasuredJournal(storage.journal, metrics),
+            MeasuredTree(storage.tree, metrics),
+            settings,
+            self._post,
+        )
+        self._rang = 0.0
         self._draining: list[Envelope] = []
         #: makes the error for whoever asks, unless the loop is running
         self._closed: Callable[[], KvactorError] | None = _stopping
@@ -90,6 +98,7 @@ class StoreActor:
 
     def _put(self, envelope: Envelope) -> None:
         if not self._mailbox:
+            self._rang = self.metrics.clock()
             self._mail.set_result(None)
         self._mailbox.append(envelope)
 
@@ -126,6 +135,7 @@ class StoreActor:
                 await self._mail
                 self._mail = self._loop.create_future()
                 self._draining, self._mailbox = self._mailbox, []
+                self.metrics.mailbox_wait.observe(self.metrics.clock() - self._rang)
                 owner.drain(self._clock(), self._draining)
                 self.revision = owner.revision
                 self._room = self._settings.mailbox_size - len(owner.held)
@@ -141,7 +151,7 @@ class StoreActor:
 
     def _fail(self) -> None:
         self._refuse(_unknown)
-        self._owner.held.fail(_unknown())
+        self._owner.fail(_unknown())
 
     def _refuse(self, error: Callable[[], KvactorError]) -> None:
         self._closed = error

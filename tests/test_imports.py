@@ -15,7 +15,7 @@ FLOORS = (
     ("kvactor.actor",),
     ("kvactor.owner",),
     ("kvactor.operations", "kvactor.changes"),
-    ("kvactor.sessions", "kvactor.store", "kvactor.transactions", "kvactor.replies"),
+    ("kvactor.sessions", "kvactor.store", "kvactor.transactions", "kvactor.replies", "kvactor.metrics"),
     ("kvactor.storage",),
     ("kvactor.records", "kvactor.messages", "kvactor.errors", "kvactor.settings"),
 )

@@ -6,6 +6,7 @@ from aiohttp import web
 import kvactor
 from kvactor.actor import StoreActor
 from kvactor.messages import Status
+from kvactor.metrics import CONTENT_TYPE
 from kvactor.web.answers import answer
 
 
@@ -17,7 +18,12 @@ class AboutRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
-        handlers = {"/healthz": self.healthz, "/readyz": self.readyz, "/v1/status": self.status}
+        handlers = {
+            "/healthz": self.healthz,
+            "/readyz": self.readyz,
+            "/metrics": self.metrics,
+            "/v1/status": self.status,
+        }
         return [
             web.route(method, path, handler)
             for path, handler in handlers.items()
@@ -31,6 +37,13 @@ class AboutRoutes:
     async def readyz(self, _: web.Request) -> web.Response:
         """GET /readyz: the owner answers."""
         return answer((await self._actor.ask(Status())).revision, b'{"status":"ready"}')
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """GET /metrics: in Prometheus' text format."""
+        actor = self._actor
+        answered = await actor.ask(Status())
+        text = actor.metrics.text(answered.result, answered.revision, actor.waiting)
+        return answer(answered.revision, text, content_type=CONTENT_TYPE)
 
     async def status(self, _: web.Request) -> web.Response:
         """GET /v1/status: what the owner says of itself. Sizes are bytes, `age` is seconds."""

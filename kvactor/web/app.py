@@ -1,10 +1,12 @@
 """The application: routes, and the actor's life within the server's.
 
 The life cycle of a stop is aiohttp's: listeners close, bodies that are still arriving are given up,
-handlers get their answers, and then the actor flushes, folds and ends.
+so is the waiting for changes, handlers get their answers, and then the actor flushes, folds and
+ends.
 """
 
 import logging
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 
@@ -45,21 +47,24 @@ def create_app(
         )
     app = web.Application(client_max_size=settings.max_body_size)
     bodies = Bodies(settings.body_timeout)
-    app.on_shutdown.append(bodies.stop)
+    changes = ChangeRoutes(actor, settings)
+    app.on_shutdown.extend([bodies.stop, changes.stop])
     routes = [
         *SeedRoutes(actor, bodies).routes(),
         *TransactionRoutes(actor, bodies, new_id).routes(),
         *KeyRoutes(actor, settings, bodies).routes(),
         *BatchRoutes(actor, bodies).routes(),
-        *ChangeRoutes(actor, settings).routes(),
+        *changes.routes(),
         *AboutRoutes(actor).routes(),
     ]
     for route in routes:
-        app.router.add_route(route.method, route.path, catching(route.handler, actor))
+        app.router.add_route(
+            route.method, route.path, catching(route.handler, actor, _name(route.path))
+        )
     for path in {route.path: None for route in routes}:
         allowed = [route.method for route in routes if route.path == path]
-        app.router.add_route("*", path, catching(_refuse_method(allowed), actor))
-    app.router.add_route("*", "/{path:(?s:.*)}", catching(_refuse_path, actor))
+        app.router.add_route("*", path, catching(_refuse_method(allowed), actor, _name(path)))
+    app.router.add_route("*", "/{path:(?s:.*)}", catching(_refuse_path, actor, "other"))
 
     async def life(_: web.Application) -> AsyncIterator[None]:
         await actor.start()
@@ -68,6 +73,11 @@ def create_app(
 
     app.cleanup_ctx.append(life)
     return app
+
+
+def _name(path: str) -> str:
+    """Return a route's path without its regular expressions."""
+    return re.sub(r":[^}]*", "", path)
 
 
 def _refuse_method(allowed: list[str]) -> Handler:

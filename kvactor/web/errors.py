@@ -75,34 +75,40 @@ def problem_document(
     return "application/problem+json", msgspec.json.encode(problem)
 
 
-def catching(handler: Handler, actor: StoreActor) -> Handler:
-    """Return a handler that answers with what another one raises.
+def catching(handler: Handler, actor: StoreActor, route: str) -> Handler:
+    """Return a handler that answers with what another one raises, and counts the answers of a route.
 
     It stands around each handler, and not in the application's list of middlewares: those would cost
     every request two more coroutines.
     """
 
+    metrics = actor.metrics
+
     async def catch(request: web.Request) -> web.StreamResponse:
+        began = metrics.clock()
         try:
             check_form(request)
-            return await handler(request)
+            answered = await handler(request)
         except errors.KvactorError as error:
+            metrics.errors[error.code] += 1
             revision = actor.revision if error.revision is None else error.revision
             if isinstance(error, errors.RecordDamaged):
                 log.warning("%s Restore it from a backup, or write it anew.", error)
-            return _tell(
+            answered = _tell(
                 request, revision, STATUS[type(error)], error.code, str(error), {}, error.details
             )
         except web.HTTPException as error:
             status = HTTPStatus(error.status)
             detail = f"{request.method} {request.path}: {status.phrase}"
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-            return _tell(request, actor.revision, status, status.name.lower(), detail, allow)
+            answered = _tell(request, actor.revision, status, status.name.lower(), detail, allow)
         except Exception:
             log.exception("%s %s failed by a fault of the server's", request.method, request.path)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             detail = "The server has made a mistake; its log says more."
-            return _tell(request, actor.revision, status, "internal_error", detail, {})
+            answered = _tell(request, actor.revision, status, "internal_error", detail, {})
+        metrics.request(request.method, route, answered.status, began)
+        return answered
 
     return catch
 

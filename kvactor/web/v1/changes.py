@@ -6,8 +6,8 @@ holds nothing but its own connection, and is cut off when it does not read at al
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Literal
 
 import msgspec
@@ -20,7 +20,7 @@ from kvactor.messages import Changes
 from kvactor.records import HIDDEN, Revision
 from kvactor.settings import Settings
 from kvactor.web.answers import REVISION, answer
-from kvactor.web.requests import query_of
+from kvactor.web.requests import query_of, revision_of
 from kvactor.web.values import Item, encode, item, moment
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class ChangesQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Which changes."""
 
     since: Annotated[
-        int | Literal["now"],
+        Annotated[int, Meta(ge=0)] | Literal["now"],
         Meta(description="those after this revision; 0: from the first; now: those to come"),
     ] = 0
     prefix: Annotated[str, Meta(description="of keys that begin with this")] = ""
@@ -73,15 +73,10 @@ class ChangeRoutes:
     def __init__(self, actor: StoreActor, settings: Settings) -> None:
         self._actor = actor
         self._settings = settings
-        self._following = 0
+        self._metrics = actor.metrics
         self._encoded: dict[int, bytes] = {}
-        #: how many readers were cut off
-        self.cut_off = 0
-
-    @property
-    def following(self) -> int:
-        """How many follow the changes just now."""
-        return self._following
+        self._waits: set[asyncio.Timeout] = set()
+        self._stopping = False
 
     def routes(self) -> list[web.RouteDef]:
         """Return the route."""
@@ -95,9 +90,10 @@ class ChangeRoutes:
         if EVENTS in request.headers.get("Accept", ""):
             resumed = request.headers.get("Last-Event-ID")
             if resumed is not None:
-                if not (resumed.isascii() and resumed.isdigit()):
+                last = revision_of(resumed)
+                if last is None:
                     raise InvalidRequest("Last-Event-ID is not a revision.")
-                since = int(resumed)
+                since = last
             with self._subscribed():
                 return await self._follow(request, since, prefix)
         if query.wait:
@@ -108,13 +104,30 @@ class ChangeRoutes:
     @contextmanager
     def _subscribed(self) -> Iterator[None]:
         limit = self._settings.max_subscribers
-        if self._following >= limit:
+        if self._metrics.subscribers >= limit:
             raise TooManySubscribers(f"{limit} requests follow the changes already. Try again later.")
-        self._following += 1
+        self._metrics.subscribers += 1
         try:
             yield
         finally:
-            self._following -= 1
+            self._metrics.subscribers -= 1
+
+    @asynccontextmanager
+    async def _patience(self, seconds: float) -> AsyncIterator[None]:
+        """Raise `TimeoutError` after so many seconds, or when the server stops."""
+        async with asyncio.timeout(0 if self._stopping else seconds) as wait:
+            self._waits.add(wait)
+            try:
+                yield
+            finally:
+                self._waits.discard(wait)
+
+    async def stop(self, _: web.Application) -> None:
+        """End the streams, and the waiting for what does not come any more."""
+        self._stopping = True
+        for wait in self._waits:
+            if not wait.expired():
+                wait.reschedule(0)
 
     async def _page(self, query: ChangesQuery, since: int, prefix: bytes) -> web.Response:
         events: list[Event] = []
@@ -129,7 +142,7 @@ class ChangeRoutes:
             events += _events(got.result, prefix)
         if query.wait and not events:
             try:
-                async with asyncio.timeout(query.wait):
+                async with self._patience(query.wait):
                     while not events:
                         got = await self._actor.ask(Changes(since, query.limit, wait=True))
                         revision = got.revision
@@ -158,12 +171,14 @@ class ChangeRoutes:
                 if got.result:
                     since = got.result[-1].number
                 if text:
-                    async with asyncio.timeout(self._settings.subscriber_timeout):
+                    async with self._patience(self._settings.subscriber_timeout):
                         await stream.write(text)
                 try:
-                    async with asyncio.timeout(self._settings.heartbeat):
+                    async with self._patience(self._settings.heartbeat):
                         got = await self._actor.ask(Changes(since, 1000, wait=True))
                 except TimeoutError:
+                    if self._stopping:
+                        return stream
                     text = b":\n\n"
                     continue
                 if not got.result:
@@ -171,7 +186,7 @@ class ChangeRoutes:
                     return stream
                 text = self._encode(got.result, prefix)
         except TimeoutError:
-            self.cut_off += 1
+            self._metrics.cut_off += 1
             log.info("a reader of the changes that did not read has been cut off at revision %d", since)
             if request.transport is not None:
                 request.transport.abort()
@@ -191,8 +206,12 @@ class ChangeRoutes:
         return b"".join(encoded[revision.number] for revision in revisions)
 
 
+#: Lines may end between the tokens of a stored JSON value, but not within an event's data.
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
+
+
 def _encode(event: Event) -> bytes:
-    return b"id: %d\ndata: %b\n\n" % (event.revision, encode(event))
+    return b"id: %d\ndata: %b\n\n" % (event.revision, encode(event).translate(_ONE_LINE))
 
 
 def _event(revision: Revision, prefix: bytes) -> Event:

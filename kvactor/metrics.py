@@ -1,0 +1,206 @@
+"""What is measured, and how Prometheus is told.
+
+The rule: measuring costs a few counters in memory; names, help and text are made when somebody asks.
+All durations are seconds, by a clock that only goes forward.
+"""
+
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
+
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from kvactor.messages import StatusReport
+from kvactor.records import Entry, Revision
+from kvactor.storage import Done, Journal, Tree
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+Clock = Callable[[], float]
+
+#: Upper bounds, seconds.
+DURATIONS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0)
+#: Upper bounds, revisions.
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
+
+class Distribution:
+    """How often a value was how large. One thread at a time may observe."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: Sequence[float] = DURATIONS) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    @property
+    def buckets(self) -> list[tuple[str, float]]:
+        """For each upper bound, how many values were not above it."""
+        total, buckets = 0, []
+        for bound, count in zip((*self._bounds, inf), self._counts, strict=True):
+            total += count
+            buckets.append(("+Inf" if bound == inf else str(bound), float(total)))
+        return buckets
+
+    @property
+    def sum(self) -> float:
+        """The sum of all values."""
+        return self._sum
+
+
+class Metrics:
+    """What is counted while the server works."""
+
+    def __init__(self, clock: Clock = time.perf_counter) -> None:
+        self.clock = clock
+        #: by method, route and status
+        self.requests: dict[tuple[str, str, int], Distribution] = {}
+        #: by code
+        self.errors: Counter[str] = Counter()
+        self.mailbox_wait = Distribution()
+        self.flush = Distribution()
+        self.flush_size = Distribution(SIZES)
+        self.fold = Distribution()
+        self.subscribers = 0
+        self.cut_off = 0
+
+    def request(self, method: str, route: str, status: int, began: float) -> None:
+        """Count a request that began at `began`, by the clock."""
+        distribution = self.requests.get((method, route, status))
+        if distribution is None:
+            distribution = self.requests[method, route, status] = Distribution()
+        distribution.observe(self.clock() - began)
+
+    def text(self, report: StatusReport, revision: int, waiting: int) -> bytes:
+        """Return all in Prometheus' text format, with what the owner reports."""
+        gauges = {
+            "revision": ("Newest durable revision.", revision),
+            "keys": ("Keys stored.", report.keys),
+            "mailbox_waiting": ("Requests that wait: in the mailbox, or for a flush.", waiting),
+            "staged_revisions": ("Revisions not durable yet.", report.staged),
+            "memtable_keys": ("Keys in the memtable.", report.memtable_keys),
+            "memtable_bytes": ("Bytes in the memtable, with overhead.", report.memtable_bytes),
+            "folded_revision": ("Newest revision in the tree.", report.folded),
+            "transactions_open": ("Isolated transactions open.", report.transactions),
+            "shared_transaction_depth": ("Depth of the shared transaction.", report.shared_depth),
+            "free_bytes": ("Bytes that can still be written.", report.free_space),
+            "subscribers": ("Requests that follow the changes.", self.subscribers),
+        }
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Snapshot([*self._counted(), *_gauges(gauges)]))
+        return generate_latest(registry)
+
+    def _counted(self) -> Iterator[Metric]:
+        requests = HistogramMetricFamily(
+            "kvactor_request_seconds",
+            "Requests, from the first byte read to the answer.",
+            labels=("method", "route", "status"),
+        )
+        for (method, route, status), one in list(self.requests.items()):
+            requests.add_metric((method, route, str(status)), one.buckets, one.sum)
+        yield requests
+        for name, text, one in (
+            (
+                "mailbox_wait_seconds",
+                "How long the first message of a drain has waited.",
+                self.mailbox_wait,
+            ),
+            ("flush_seconds", "Flushes of the journal.", self.flush),
+            ("flush_revisions", "Revisions in a flush.", self.flush_size),
+            ("fold_seconds", "Folds of the memtable into the tree.", self.fold),
+        ):
+            yield HistogramMetricFamily(f"kvactor_{name}", text, buckets=one.buckets, sum_value=one.sum)
+        errors = CounterMetricFamily(
+            "kvactor_errors",
+            "Errors told to clients, by code; transaction_conflict counts the conflicts.",
+            labels=("code",),
+        )
+        for code, count in list(self.errors.items()):
+            errors.add_metric((code,), count)
+        yield errors
+        yield CounterMetricFamily(
+            "kvactor_subscribers_cut_off", "Readers of the changes that did not read.", self.cut_off
+        )
+
+
+class _Snapshot(Collector):
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Sequence[Metric]:
+        """Return what was counted."""
+        return self._metrics
+
+
+def _gauges(gauges: Mapping[str, tuple[str, int]]) -> Iterator[Metric]:
+    for name, (text, value) in gauges.items():
+        yield GaugeMetricFamily(f"kvactor_{name}", text, value)
+
+
+class MeasuredJournal:
+    """A journal whose flushes are measured."""
+
+    def __init__(self, journal: Journal, metrics: Metrics) -> None:
+        self._journal = journal
+        self._metrics = metrics
+        self.replay = journal.replay
+        self.head = journal.head
+        self.trim = journal.trim
+        self.free_space = journal.free_space
+        self.close = journal.close
+
+    def append(self, revisions: Sequence[Revision], done: Done) -> None:
+        """See `Journal`."""
+        metrics = self._metrics
+        metrics.flush_size.observe(len(revisions))
+        self._journal.append(revisions, _timed(metrics.flush, metrics.clock, done))
+
+
+class MeasuredTree:
+    """A tree whose folds are measured."""
+
+    def __init__(self, tree: Tree, metrics: Metrics) -> None:
+        self._tree = tree
+        self._metrics = metrics
+        self.get = tree.get
+        self.range = tree.range
+        self.expired = tree.expired
+        self.snapshot = tree.snapshot
+        self.free_space = tree.free_space
+        self.close = tree.close
+
+    @property
+    def applied(self) -> int:
+        """See `Tree`."""
+        return self._tree.applied
+
+    @property
+    def keys(self) -> int:
+        """See `Tree`."""
+        return self._tree.keys
+
+    def fold(self, changes: Mapping[bytes, Entry], applied: int, done: Done) -> None:
+        """See `Tree`."""
+        metrics = self._metrics
+        self._tree.fold(changes, applied, _timed(metrics.fold, metrics.clock, done))
+
+
+def _timed(distribution: Distribution, clock: Clock, done: Done) -> Done:
+    began = clock()
+
+    def report(error: BaseException | None) -> None:
+        distribution.observe(clock() - began)
+        done(error)
+
+    return report

@@ -23,6 +23,9 @@ _MAX_IDEMPOTENCY_KEY = 255
 #: Headers that make a write what it is, beside its target and its body.
 _DECISIVE = ("Content-Type", "If-Match", "If-None-Match", TRANSACTION)
 
+#: More than any revision has, and few enough for Python to read.
+_MAX_DIGITS = 20
+
 _VERSIONS = (HttpVersion11, HttpVersion10)
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
@@ -56,6 +59,11 @@ def key_in_path(request: web.Request, prefix: str) -> bytes:
         except UnicodeDecodeError:
             raise InvalidKey("The key in the path is not UTF-8.") from None
     return key
+
+
+def revision_of(text: str) -> int | None:
+    """Return the revision that a header names, or None if it names none."""
+    return int(text) if len(text) <= _MAX_DIGITS and text.isascii() and text.isdigit() else None
 
 
 def within(request: web.Request, otherwise: Scope) -> Within:
@@ -137,7 +145,8 @@ class Bodies:
         """Wait no longer for what has not arrived."""
         self._stopping = True
         for limit in self._arriving:
-            limit.reschedule(0)
+            if not limit.expired():
+                limit.reschedule(0)
 
 
 def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

@@ -26,7 +26,7 @@ from kvactor.messages import (
 from kvactor.records import NEVER
 from kvactor.settings import MAX_SECONDS, Settings
 from kvactor.web.answers import answer
-from kvactor.web.requests import Bodies, key_in_path, once_of, query_of, within
+from kvactor.web.requests import Bodies, key_in_path, once_of, query_of, revision_of, within
 from kvactor.web.values import BINARY, Item, checked_type, encode, expiry, item
 
 #: What keeps a stored page from running as this origin, and caches from keeping what has changed.
@@ -114,7 +114,7 @@ def tag(revision: int) -> str:
 def _revisions(tags: str) -> tuple[int, ...]:
     """Return the revisions in a list of entity tags. Those that are not ours stand for nothing."""
     bare = (one.strip().removeprefix('"').removesuffix('"') for one in tags.split(","))
-    return tuple(int(one) for one in bare if one.isascii() and one.isdigit())
+    return tuple(one for one in map(revision_of, bare) if one is not None)
 
 
 def expected_of(request: web.Request) -> Expected | None:

@@ -137,6 +137,12 @@ class Owner:
         """Return how many bytes can be written, by the disk's account."""
         return min(self._journal.free_space(), self._tree.free_space())
 
+    def fail(self, error: KvactorError) -> None:
+        """Give everyone who waits `error`: a drain has raised."""
+        self.held.fail(error)
+        for _, reply in self._feed.release():
+            deliver(reply, error)
+
     # -- drains --
 
     def drain(self, now: int, envelopes: Sequence[Envelope]) -> None:

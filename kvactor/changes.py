@@ -42,7 +42,7 @@ class Feed:
     def publish(self, revisions: Sequence[Revision]) -> list[Waiting]:
         """Take in what is durable now, and return who waited for it."""
         for revision in revisions:
-            size = sum(len(key) + len(record or b"") for key, record in revision.changes)
+            size = _size(revision)
             self._tail.append((revision, size))
             self._size += size
         while len(self._tail) > TAIL or self._size > TAIL_SIZE:
@@ -84,14 +84,20 @@ class Feed:
         room = SLICE_SIZE
         for revision in islice(source, min(limit, SLICE)):
             found.append(revision)
-            room -= sum(len(record or b"") for _, record in revision.changes)
+            room -= _size(revision)
             if room < 0:
                 break
         if not found or found[0].number != since + 1:
-            oldest = found[0].number if found else newest + 1
+            oldest = min(
+                found[0].number if found else newest + 1, tail[0][0].number if tail else newest + 1
+            )
             raise HistoryGone(
                 f"The changes after revision {since} are not kept any more; the oldest that is kept is "
                 f"revision {oldest}. Read everything anew, and go on from the revision of that.",
                 details={"oldest": oldest},
             )
         return found
+
+
+def _size(revision: Revision) -> int:
+    return sum(len(key) + len(record or b"") for key, record in revision.changes)

@@ -61,7 +61,9 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class StatusReport(msgspec.Struct, frozen=True):
-    """What the owner says of itself. `keys` counts expired keys until they are swept."""
+    """What the owner says of itself. `keys` counts expired keys until they are swept, and what is
+    kept for idempotency keys.
+    """
 
     keys: int
     staged: int

@@ -8,6 +8,7 @@ What an operation rests on (P3) it notes in `rests_on`; the owner holds its answ
 durable.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -28,6 +29,7 @@ from kvactor.errors import (
     NotAnInteger,
     PreconditionFailed,
     RangeTooLarge,
+    RecordDamaged,
     StorageFull,
     TransactionTooLarge,
     ValueTooLarge,
@@ -49,7 +51,7 @@ from kvactor.messages import (
     Within,
     Written,
 )
-from kvactor.records import HIDDEN, MISSING, NEVER, TOMBSTONE, Entry, Missing
+from kvactor.records import HEADER_SIZE, HIDDEN, MISSING, NEVER, TOMBSTONE, Entry, Missing
 from kvactor.sessions import Sessions
 from kvactor.settings import Settings
 from kvactor.store import Store, alive
@@ -211,8 +213,16 @@ class Operations:
         return msgspec.msgpack.decode(value[size:], type=kind)
 
     def _set_if(self, unit: Transaction, message: Set) -> bool:
-        created = self._read(unit, message.key) is MISSING
         self._expect(unit, message)
+        if message.expected is not None:
+            created = self._read(unit, message.key) is MISSING
+        elif unit.depth > 1:
+            # As without an idempotency key: who only writes has read nothing.
+            created = False
+        else:
+            # A damaged one can be replaced.
+            before = self._store.standing(message.key)
+            created = before is MISSING or records.expiry_of(before) <= self.now
         self._set(unit, message)
         return created
 
@@ -269,12 +279,14 @@ class Operations:
         if entry is not MISSING:
             return MISSING if records.expiry_of(entry) <= self.now else entry
         self._depend(transaction, self._store.rests_on(key))
+        if transaction.id is None:
+            return self._store.staged.get(key, self.now)
+        self._check_size(transaction, len(key))
+        # Before it is looked up: that it is damaged is seen, too.
+        self._sessions.readers.saw_key(transaction, key)
         record = self._store.staged.get(key, self.now)
-        if transaction.id is not None:
-            self._check_size(transaction, len(key))
-            self._sessions.readers.saw_key(transaction, key)
-            if record is not MISSING:
-                transaction.reads.saw_record(record)
+        if record is not MISSING:
+            transaction.reads.saw_record(record)
         return record
 
     def _holds(self, unit: Transaction, key: bytes, expected: Expected) -> bool:
@@ -299,6 +311,7 @@ class Operations:
         limit: int,
         *,
         reverse: bool = False,
+        values: bool = True,
     ) -> Page:
         # What is hidden comes behind all keys.
         end = HIDDEN if end is None else min(end, HIDDEN)
@@ -311,8 +324,11 @@ class Operations:
         found = alive(merge_ranges(sources, reverse), self.now)
         items: list[tuple[bytes, bytes]] = []
         room = self._settings.max_body_size
+        if not values:
+            # Who wants no values gets as many keys as there may be, with their records' headers.
+            found, room = ((key, record[:HEADER_SIZE]) for key, record in found), sys.maxsize
         for item in islice(found, limit):
-            room -= len(item[1])
+            room -= len(item[0]) + len(item[1])
             if room < 0 and items:
                 more = True
                 break
@@ -351,7 +367,10 @@ class Operations:
 
     def _delete(self, unit: Transaction, message: Delete) -> bool:
         self._check_key(message.key)
-        there = self._read(unit, message.key) is not MISSING
+        try:
+            there = self._read(unit, message.key) is not MISSING
+        except RecordDamaged:
+            there = True
         if there:
             self._write(unit, message.key, TOMBSTONE)
         return there
@@ -375,7 +394,7 @@ class Operations:
 
     def _delete_range(self, unit: Transaction, message: DeleteRange) -> int:
         limit = self._settings.max_batch_size
-        page = self._scan(unit, message.start, message.end, limit)
+        page = self._scan(unit, message.start, message.end, limit, values=False)
         if page.more:
             raise RangeTooLarge(
                 f"The range has more keys than the {limit} that one revision may delete. Delete "
@@ -418,5 +437,5 @@ class Operations:
 def _size(result: Any) -> int:
     """Return the bytes of an operation's result, about."""
     if isinstance(result, Page):
-        return sum(len(record) for _, record in result.items)
+        return sum(len(key) + len(record) for key, record in result.items)
     return len(result) if isinstance(result, bytes) else 0

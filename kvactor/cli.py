@@ -119,7 +119,10 @@ async def serve(storage: Storage, settings: Settings, where: str) -> int:
         )
     await asyncio.wait({told, actor.done}, return_when=asyncio.FIRST_COMPLETED)
     await runner.cleanup()
-    return 1 if actor.done.exception() else 0
+    if actor.done.exception():
+        return 1
+    log.info("stopped at revision %d", actor.revision)
+    return 0
 
 
 def _listen_to_signals() -> "asyncio.Future[None]":

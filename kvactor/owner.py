@@ -11,6 +11,7 @@ read on what it found staged. If that revision is not durable yet, the answer is
 is, be it a value or an error.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Final
@@ -49,6 +50,8 @@ from kvactor.settings import Settings
 from kvactor.storage import Journal, StorageFailed, Tree
 from kvactor.store import Store
 from kvactor.transactions import Transaction
+
+log = logging.getLogger(__name__)
 
 #: Expired keys that one sweep removes, in one revision.
 SWEEP_LIMIT = 1000
@@ -290,6 +293,10 @@ class Owner:
 
     def _stop(self, _: Stop) -> None:
         self._stopping = True
+        if (shared := self._sessions.shared) is not None:
+            depth = shared.depth
+            self._sessions.end(shared)
+            log.warning("the shared transaction was open at depth %d and has been rolled back", depth)
         self._handle_all(self._feed.release())
 
 

@@ -195,9 +195,9 @@ class Sessions:
         ):
             shared.warned = True
             log.warning(
-                "the shared transaction has been open for %d s, at depth %d: what the seed's "
-                "routes write is neither durable nor "
-                "visible to /v1 until POST /commit; POST /rollback forgets it",
+                "the shared transaction has been open for %d s, at depth %d: what /set and "
+                "/delete write is neither durable nor visible to /v1 until POST /commit; "
+                "POST /rollback forgets it",
                 (now - shared.opened_at) // 1000,
                 shared.depth,
             )

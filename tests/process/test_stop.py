@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT: what was accepted is finished, and the next start has nothing to replay (P4)."""
 
+import re
 import signal
 import socket
 from pathlib import Path
@@ -94,9 +95,22 @@ def test_told_to_stop_by_whoever_reads_the_ready_line_it_stops_well(start: Start
 def test_an_open_transaction_is_rolled_back_by_a_stop(start: Start, data_dir: Path) -> None:
     server = start()
     with Client(server) as client:
-        assert client.ask("POST", "/begin").status == 200
+        for _ in range(2):
+            assert client.ask("POST", "/begin").status == 200
         assert client.set("uncommitted", 1).status == 200
         within = client.open()
         assert client.set("uncommitted in isolation", 1, within).status == 200
     assert server.stop() == 0
     assert contents(data_dir) == ({}, 0, 0)
+    (warning,) = re.findall("WARNING.*", server.log)
+    assert warning.endswith("the shared transaction was open at depth 2 and has been rolled back")
+
+
+def test_the_last_line_of_the_log_says_at_which_revision_it_stopped(start: Start) -> None:
+    server = start()
+    with Client(server) as client:
+        for number in range(3):
+            assert client.set("key", number).status == 200
+    assert server.stop() == 0
+    assert "WARNING" not in server.log
+    assert server.log.splitlines()[-1].endswith("INFO kvactor.cli: stopped at revision 3")

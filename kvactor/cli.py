@@ -5,10 +5,12 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import uvloop
 from aiohttp import web
@@ -16,7 +18,7 @@ from aiohttp import web
 import kvactor
 from kvactor.actor import StoreActor
 from kvactor.errors import DataDirectoryError
-from kvactor.settings import Settings, load, table
+from kvactor.settings import Settings, load, suggestion, table
 from kvactor.storage.directory import Storage, open_directory, open_memory
 from kvactor.web.app import create_app, create_runner
 
@@ -26,17 +28,34 @@ log = logging.getLogger(__name__)
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
+_USAGE = "kvactor [serve] [settings]"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line, without its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        self.exit(2, f"kvactor: {message}. 'kvactor --help' says more.\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser; its flags come from the table of settings."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="kvactor",
+        usage=_USAGE,
         description="A transactional key-value server over plain HTTP.",
         epilog="Every setting is a flag, and an environment variable; the flag wins.",
+        allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"kvactor {kvactor.__version__}")
     commands = top.add_subparsers(dest="command", metavar="command")
     serve = commands.add_parser(
-        "serve", help="run the server (the default command)", description="Run the server."
+        "serve",
+        usage=_USAGE,
+        help="run the server (the default command)",
+        description="Run the server.",
+        allow_abbrev=False,
     )
     for sub in (top, serve):
         group = sub.add_argument_group("settings of serve")
@@ -66,6 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 0 after a stop that was asked for, 1 after a failure,
     2 for wrong usage.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if problem := _mistyped(arguments):
+        return _complain(problem, 2)
     given = vars(parser().parse_args(arguments))
     given.pop("command")
     try:
@@ -86,6 +108,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, 1)
 
 
+def _mistyped(arguments: Sequence[str]) -> str | None:
+    """Say which argument is an unknown flag: argparse would blame the value behind it."""
+    flags = ["--help", "--version", *(setting.flag for setting in table())]
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if re.match("--?[A-Za-z]", name) and name not in flags and name != "-h":
+            meant = suggestion(name, flags, "--")
+            return f"{name} is no flag of kvactor. {meant}'kvactor --help' lists them."
+    return None
+
+
 def _complain(error: object, status: int) -> int:
     sys.stderr.write(f"kvactor: {error}\n")
     return status
@@ -99,10 +132,15 @@ async def serve(storage: Storage, settings: Settings, where: str) -> int:
     await runner.setup()
     try:
         await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         await runner.cleanup()
+        # A name that cannot be one is a UnicodeError. uvloop puts the address before the reason.
+        reason = error.strerror if isinstance(error, OSError) else "this cannot be a host's name"
+        reason = str(reason or error).rpartition(": ")[2]
         return _complain(
-            f"{error.strerror}. Choose another address with --host and --port (0 picks a free one).", 1
+            f"Cannot listen on port {settings.port} of {settings.host}: {reason}. "
+            "Choose another address with --host and --port (0 picks a free one).",
+            1,
         )
     # What is alive now lives as long as the server: the garbage collector need not look at it again.
     gc.collect()

@@ -5,8 +5,10 @@ dashes. A flag wins over the variable, the variable over the default. Sizes are 
 seconds.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -128,6 +130,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1 << 40
 
 
+#: What msgspec says of a number that is out of bounds, and the words for it here.
+_BOUND = re.compile(r"Expected `\w+` (>=|>|<=) (\S+)")
+_BOUND_WORDS = {">=": "at least", ">": "more than", "<=": "at most"}
+
+
 class Setting(msgspec.Struct, frozen=True):
     """One row of the table."""
 
@@ -152,6 +159,14 @@ class Setting(msgspec.Struct, frozen=True):
         """What the flag takes."""
         return "|".join(self.choices) or {int: "N", float: "SECONDS"}.get(self.kind, "TEXT")
 
+    def objection(self, text: str, error: msgspec.ValidationError) -> str:
+        """Say in plain words what is wrong with a value that msgspec has refused with `error`."""
+        if self.choices:
+            return f"{self.name} is one of {', '.join(self.choices)}"
+        if bound := _BOUND.match(str(error)):
+            return f"{self.name} is {_BOUND_WORDS[bound[1]]} {bound[2].removesuffix('.0')}"
+        return f"{text!r} is not a {'whole ' if self.kind is int else ''}number"
+
 
 def table() -> Iterator[Setting]:
     """Yield every setting, in the order of the table."""
@@ -160,6 +175,7 @@ def table() -> Iterator[Setting]:
         msgspec.inspect.FloatType: float,
         msgspec.inspect.BoolType: bool,
     }
+    hints = get_type_hints(Settings)
     info = msgspec.inspect.type_info(Settings)
     if not isinstance(info, msgspec.inspect.StructType):
         raise TypeError("Settings is a struct")
@@ -168,10 +184,19 @@ def table() -> Iterator[Setting]:
         if isinstance(inner, msgspec.inspect.Metadata):
             description = (inner.extra_json_schema or {}).get("description", "")
             inner = inner.type
-        choices = (
-            tuple(map(str, inner.values)) if isinstance(inner, msgspec.inspect.LiteralType) else ()
-        )
-        yield Setting(field.name, kinds.get(type(inner), str), field.default, description, choices)
+        kind = kinds.get(type(inner), str)
+        # In the order of the table, which `inner` has not kept.
+        choices = ("true", "false") if kind is bool else get_args(hints[field.name])
+        yield Setting(field.name, kind, field.default, description, choices)
+
+
+def suggestion(mistyped: str, names: Iterable[str], prefix: str) -> str:
+    """Ask for the one of `names` that was probably meant, with a space behind; empty if none is like
+    it. That all begin with `prefix` does not make them alike.
+    """
+    bare = [name.removeprefix(prefix) for name in names]
+    near = get_close_matches(mistyped.removeprefix(prefix), bare, 1)
+    return f"Did you mean {prefix}{near[0]}? " if near else ""
 
 
 def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
@@ -183,7 +208,10 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
     rows = {setting.variable: setting for setting in table()}
     for variable in environ:
         if variable.startswith(PREFIX) and variable not in rows:
-            raise ValueError(f"{variable} names no setting of kvactor. `kvactor --help` lists them.")
+            raise ValueError(
+                f"{variable} names no setting of kvactor. {suggestion(variable, rows, PREFIX)}"
+                "'kvactor --help' lists them."
+            )
     settings = Settings()
     for setting in rows.values():
         for source, text in (
@@ -194,7 +222,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
                 try:
                     one = msgspec.convert({setting.name: text}, Settings, strict=False)
                 except msgspec.ValidationError as error:
-                    raise ValueError(f"{source}={text}: {str(error).split(' - at')[0]}.") from None
+                    raise ValueError(f"{source}={text}: {setting.objection(text, error)}.") from None
                 settings = msgspec.structs.replace(
                     settings, **{setting.name: getattr(one, setting.name)}
                 )

@@ -66,6 +66,13 @@ def open_directory(path: Path, map_size: int) -> Storage:
         except BaseException:
             os.close(lock)
             raise
+    except (FileExistsError, NotADirectoryError) as error:
+        at = Path(error.filename)
+        file = next((one for one in (at, *at.parents) if one.is_file()), at)
+        raise DataDirectoryError(
+            f"Cannot use the data directory {path}: {file} is a file and not a directory. "
+            "Choose another directory with --data-dir."
+        ) from error
     except OSError as error:
         raise DataDirectoryError(
             f"Cannot use the data directory {path}: {error.filename or path}: {error.strerror}. "

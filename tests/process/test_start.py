@@ -72,6 +72,36 @@ def test_help_shows_the_flag_and_the_variable_of_every_setting(
     rows = list(table())
     assert rows
     assert {row.flag for row in rows} | {row.variable for row in rows} <= words
+    assert ended.out.splitlines()[0] == "usage: kvactor [serve] [settings]"
+
+
+@pytest.mark.parametrize("command", [(), ("serve",)], ids=["kvactor", "kvactor serve"])
+@pytest.mark.parametrize(
+    ("mistyped", "sentence"),
+    [
+        (("--prot", "5001"), "--prot is no flag of kvactor. Did you mean --port?"),
+        (("--prot=5001",), "--prot is no flag of kvactor. Did you mean --port?"),
+        (("-port", "5001"), "-port is no flag of kvactor. Did you mean --port?"),
+        (("--data", "mine"), "--data is no flag of kvactor. Did you mean --data-dir?"),
+        (("--colour",), "--colour is no flag of kvactor."),
+    ],
+)
+def test_a_mistyped_flag_is_refused_in_one_line_that_names_the_one_that_was_meant(
+    tmp_path: Path, command: tuple[str, ...], mistyped: tuple[str, ...], sentence: str
+) -> None:
+    ended = run(*command, *mistyped, cwd=tmp_path)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.log == f"kvactor: {sentence} 'kvactor --help' lists them.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [("start",), ("5001",), ("--port",), ("serve", "serve")])
+def test_any_other_wrong_usage_is_refused_in_one_line(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    ended = run(*arguments, cwd=tmp_path)
+    assert (ended.status, ended.out) == (2, "")
+    assert re.fullmatch(r"kvactor: .+ 'kvactor --help' says more\.\n", ended.log)
 
 
 @pytest.mark.parametrize(
@@ -149,12 +179,13 @@ def test_a_directory_of_somebody_elses_is_refused(tmp_path: Path, data_dir: Path
     assert "is not a FORMAT file of kvactor's" in refusal(tmp_path, data_dir)
 
 
-def test_a_directory_that_cannot_be_made_is_refused_with_its_path(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["file", "file/data"])
+def test_a_file_in_the_place_of_the_directory_is_refused_as_such(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").touch()
-    below = tmp_path / "file" / "data"
-    said = refusal(tmp_path, below)
-    assert str(below) in said
-    assert "--data-dir" in said
+    assert refusal(tmp_path, tmp_path / path) == (
+        f"kvactor: Cannot use the data directory {tmp_path / path}: {tmp_path / 'file'} is a file "
+        "and not a directory. Choose another directory with --data-dir.\n"
+    )
 
 
 def test_a_port_in_use_is_refused_and_the_directory_left_in_order(
@@ -163,7 +194,15 @@ def test_a_port_in_use_is_refused_and_the_directory_left_in_order(
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         said = refusal(tmp_path, data_dir, "--port", str(port))
-    assert f"{port}" in said
-    assert "in use" in said
+    assert f"Cannot listen on port {port} of 127.0.0.1: address already in use." in said
     assert "--port" in said
     assert contents(data_dir) == ({}, 0, 0)
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "no..such"])
+def test_a_host_that_is_none_is_refused_with_its_name(
+    tmp_path: Path, data_dir: Path, host: str
+) -> None:
+    said = refusal(tmp_path, data_dir, "--host", host)
+    assert f"Cannot listen on port 0 of {host}: " in said
+    assert "--host" in said

@@ -1,6 +1,7 @@
 """What only the storage on a disk can do, and suffer."""
 
 import os
+import shutil
 from pathlib import Path
 
 import lmdb
@@ -69,10 +70,23 @@ def test_a_directory_without_its_format_is_refused(tmp_path: Path, part: str) ->
         open_directory(tmp_path, MAP_SIZE)
 
 
-def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(DataDirectoryError, match=r"Cannot use the data directory .*--data-dir"):
-        open_directory(tmp_path / "file" / "data", MAP_SIZE)
+@pytest.mark.parametrize("path", ["file", "file/data", "file/far/below"])
+def test_a_file_in_the_place_of_the_directory_is_refused_with_its_path(
+    tmp_path: Path, path: str
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(DataDirectoryError, match=f": {file} is a file and not a directory.*--data-dir"):
+        open_directory(tmp_path / path, MAP_SIZE)
+
+
+@pytest.mark.parametrize("part", ["journal", "tree"])
+def test_a_file_in_the_place_of_a_folder_is_refused_with_its_path(tmp_path: Path, part: str) -> None:
+    open_directory(tmp_path / "data", MAP_SIZE).close()
+    shutil.rmtree(tmp_path / "data" / part)
+    (tmp_path / "data" / part).touch()
+    with pytest.raises(DataDirectoryError, match=f"{part} is a file and not a directory"):
+        open_directory(tmp_path / "data", MAP_SIZE)
 
 
 def test_files_that_are_not_lmdbs_are_refused(tmp_path: Path) -> None:

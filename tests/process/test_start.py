@@ -1,7 +1,10 @@
 """Starting: the ready line, the settings, and whom and what the server refuses, in words that help."""
 
 import re
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from kvactor.settings import Settings, table
 from tests.process.clients import Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
-from tests.process.servers import refusal, run
+from tests.process.servers import PATIENCE, environment, refusal, run
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 # -- the ready line --
 
@@ -206,3 +211,29 @@ def test_a_host_that_is_none_is_refused_with_its_name(
     said = refusal(tmp_path, data_dir, "--host", host)
     assert f"Cannot listen on port 0 of {host}: " in said
     assert "--host" in said
+
+
+# -- the script --
+
+
+def test_the_script_serves_in_the_folder_that_it_is_called_from(tmp_path: Path) -> None:
+    repository, here = tmp_path / "repository", tmp_path / "here"
+    shutil.copytree(SCRIPTS, repository / "scripts")
+    for name in ("pyproject.toml", "constraints.txt"):
+        (repository / name).touch()
+    python = repository / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    # In place of an installed one: says in which folder it would run kvactor, and with what.
+    python.write_text('#!/bin/sh\ncase "$*" in *kvactor*) echo "$PWD: $*" ;; esac\n')
+    python.chmod(0o755)
+    here.mkdir()
+    said = subprocess.run(
+        ["../repository/scripts/serve", "--data-dir", "a folder"],
+        cwd=here,
+        env=environment({"PYTHON": sys.executable}),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    ).stdout
+    assert said == f"{here}: -P -m kvactor serve --data-dir a folder\n"

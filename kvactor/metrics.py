@@ -7,7 +7,7 @@ All durations are seconds, by a clock that only goes forward.
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 
 from prometheus_client import CollectorRegistry, Metric
@@ -190,7 +190,7 @@ class MeasuredTree:
         """See `Tree`."""
         return self._tree.keys
 
-    def fold(self, changes: Mapping[bytes, Entry], applied: int, done: Done) -> None:
+    def fold(self, changes: Iterable[tuple[bytes, Entry]], applied: int, done: Done) -> None:
         """See `Tree`."""
         metrics = self._metrics
         self._tree.fold(changes, applied, _timed(metrics.fold, metrics.clock, done))

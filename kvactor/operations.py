@@ -200,7 +200,7 @@ class Operations:
                     return records.revision_of(kept), self._repeat(once, kept, kind)
                 result = do(unit, message)
                 window = int(self._settings.idempotency_window * 1000)
-                kept = records.encode(key, once.fingerprint + _keep(result), "", self.now + window)
+                kept = records.draft(once.fingerprint + _keep(result), "", self.now + window)
                 self._write(unit, key, kept)
         return self._store.head if self._store.head > head else 0, result
 
@@ -363,7 +363,7 @@ class Operations:
         if len(message.value) > self._settings.max_value_size:
             raise ValueTooLarge(f"A value has at most {self._settings.max_value_size} bytes.")
         expires_at = NEVER if message.ttl is None else self.now + message.ttl
-        return records.encode(message.key, message.value, message.content_type, expires_at)
+        return records.draft(message.value, message.content_type, expires_at)
 
     def _delete(self, unit: Transaction, message: Delete) -> bool:
         self._check_key(message.key)
@@ -388,7 +388,7 @@ class Operations:
         value += message.by
         if value not in INTEGERS:
             raise NotAnInteger("The sum is beyond what 64 bits hold.")
-        draft = records.encode(message.key, b"%d" % value, _JSON, expires_at)
+        draft = records.draft(b"%d" % value, _JSON, expires_at)
         self._write(unit, message.key, draft)
         return value
 

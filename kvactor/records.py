@@ -51,6 +51,7 @@ MAX_CONTENT_TYPE_SIZE = 255
 #: What is behind the checksum: two revisions, the expiry, the length of the content type.
 _HEADER = Struct(">QQQB")
 _STAMP = Struct(">QQ")
+_DRAFT = Struct(">20xQB")
 HEADER_SIZE = 4 + _HEADER.size
 _read_expiry = Struct(">20xQ").unpack_from
 
@@ -78,9 +79,13 @@ def encode(
     created: int = 0,
 ) -> bytes:
     """Return the record of `key`. `content_type` is ASCII of at most `MAX_CONTENT_TYPE_SIZE` bytes."""
+    return stamp(key, draft(value, content_type, expires_at), revision, created)
+
+
+def draft(value: bytes, content_type: str, expires_at: int = NEVER) -> bytes:
+    """Return a record without its revisions, and without its checksum."""
     kind = content_type.encode("ascii")
-    rest = _HEADER.pack(revision, created, expires_at, len(kind)) + kind + value
-    return _checksum(rest, key) + rest
+    return _DRAFT.pack(expires_at, len(kind)) + kind + value
 
 
 def stamp(key: bytes, draft: bytes, revision: int, created: int) -> bytes:

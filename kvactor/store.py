@@ -80,6 +80,11 @@ class Memtable(Overlay):
         if entry is not TOMBSTONE and expiry_of(entry) != NEVER:
             heapq.heappush(self.expiring, (expiry_of(entry), key))
 
+    def merge(self, above: Overlay) -> None:
+        """Take over all that an overlay above this one says, in order at once: readers come here."""
+        super().merge(above)
+        self.order()
+
 
 class _Batch:
     """Revisions that go to the journal together."""
@@ -211,14 +216,14 @@ class Store:
         self._look()
         return batch.revisions
 
-    def freeze(self) -> Overlay:
-        """Hand over the memtable, to be folded up to `revision`; what comes next goes into a new
-        one.
+    def freeze(self) -> Items:
+        """Hand over the memtable's entries in key order, to be folded up to `revision`; what comes next
+        goes into a new one.
         """
         self._frozen, self._memtable = self._memtable, Memtable()
         self._folding = self.revision
         self._look()
-        return self._frozen
+        return self._frozen.range(b"", None, reverse=False)
 
     def thaw(self) -> None:
         """Read from the tree what was frozen: it is folded now."""
@@ -254,6 +259,7 @@ class Store:
                 self.keys += (before is MISSING) - (record is None)
                 self._memtable.put(key, TOMBSTONE if record is None else record)
             self.head = self.revision = revision.number
+        self._memtable.order()
 
     # -- expiry --
 

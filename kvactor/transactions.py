@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedList
 
 from kvactor.records import MISSING, NEVER, TOMBSTONE, Entry, Missing, expiry_of
 
@@ -21,18 +21,29 @@ ENTRY_OVERHEAD = 128
 Items = Iterator[tuple[bytes, Entry]]
 
 
-class Overlay(SortedDict[bytes, Entry]):
-    """Changes laid over something that they do not touch: key to record or TOMBSTONE, in key order."""
+class Overlay(dict[bytes, Entry]):
+    """Changes laid over something that they do not touch: key to record or TOMBSTONE.
+
+    Keys are put in order when somebody asks for a range, and each only once.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         #: bytes, with overhead
         self.size = 0
+        self._order: SortedList[bytes] = SortedList()
+        self._unordered: list[bytes] = []
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Lay `entry` over whatever is below."""
-        before = self.get(key, MISSING)
-        self.size += _cost(key, entry) - _cost(key, before)
+        before = self.get(key)
+        if before is None:
+            self.size += ENTRY_OVERHEAD + len(key)
+            self._unordered.append(key)
+        elif before is not TOMBSTONE:
+            self.size -= len(before)
+        if entry is not TOMBSTONE:
+            self.size += len(entry)
         self[key] = entry
 
     def merge(self, above: "Overlay") -> None:
@@ -41,15 +52,16 @@ class Overlay(SortedDict[bytes, Entry]):
             self.put(key, entry)
 
     def range(self, start: bytes, end: bytes | None, reverse: bool) -> Items:
-        """Yield the entries from `start` up to but not including `end`, tombstones too."""
-        for key in self.irange(start, end, inclusive=(True, False), reverse=reverse):
+        """Yield the entries from `start` up to but not including `end` in key order, tombstones too."""
+        self.order()
+        for key in self._order.irange(start, end, inclusive=(True, False), reverse=reverse):
             yield key, self[key]
 
-
-def _cost(key: bytes, entry: Entry | Missing) -> int:
-    if entry is MISSING:
-        return 0
-    return ENTRY_OVERHEAD + len(key) + (0 if entry is TOMBSTONE else len(entry))
+    def order(self) -> None:
+        """Put the keys in order, lest a reader has to wait for it."""
+        if self._unordered:
+            self._order.update(self._unordered)
+            self._unordered.clear()
 
 
 def merge_ranges(sources: Iterable[Items], reverse: bool) -> Items:
@@ -136,7 +148,10 @@ class Transaction:
     @property
     def size(self) -> int:
         """Bytes held by writes and reads, with overhead."""
-        return self.reads.size + sum(overlay.size for overlay in self.overlays)
+        size = self.reads.size
+        for overlay in self.overlays:
+            size += overlay.size
+        return size
 
     @property
     def expires_at(self) -> int:

@@ -9,7 +9,7 @@ then call `done` from any thread, with None or with what went wrong. At most one
 way at a time. All else is called by the owner alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from kvactor.records import Entry, Missing, Revision
@@ -71,8 +71,8 @@ class Tree(Protocol):
         `after` only.
         """
 
-    def fold(self, changes: Mapping[bytes, Entry], applied: int, done: Done) -> None:
-        """Take changes in, and note the revision that they lead up to, in one commit."""
+    def fold(self, changes: Iterable[tuple[bytes, Entry]], applied: int, done: Done) -> None:
+        """Take changes in, in key order, and note the revision that they lead up to, in one commit."""
 
     def snapshot(self) -> None:
         """Read from the state that the last fold left."""

@@ -1,7 +1,7 @@
 """A journal and a tree without a disk: for tests, and for `--memory`."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from sortedcontainers import SortedDict, SortedList
 
@@ -89,9 +89,9 @@ class MemoryTree:
         """See `Tree`."""
         return self._expiries.irange(after, (now + 1, b""), inclusive=(False, False))
 
-    def fold(self, changes: Mapping[bytes, Entry], applied: int, done: Done) -> None:
+    def fold(self, changes: Iterable[tuple[bytes, Entry]], applied: int, done: Done) -> None:
         """See `Tree`."""
-        for key, entry in changes.items():
+        for key, entry in changes:
             before = self._records.pop(key, None)
             if before is not None and expiry_of(before) != NEVER:
                 self._expiries.remove((expiry_of(before), key))

@@ -5,7 +5,7 @@ The rule: `applied` is written in the same commit as the changes that it stands 
 is cut short has not happened, and the journal is replayed from where the last whole one ended.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
@@ -84,14 +84,14 @@ class LmdbTree:
                         return
                     yield expires_at, key
 
-    def fold(self, changes: Mapping[bytes, Entry], applied: int, done: Done) -> None:
+    def fold(self, changes: Iterable[tuple[bytes, Entry]], applied: int, done: Done) -> None:
         """See `Tree`."""
         future = self._thread.submit(self._fold, changes, applied)
         future.add_done_callback(lambda future: done(future.exception()))
 
-    def _fold(self, changes: Mapping[bytes, Entry], applied: int) -> None:
+    def _fold(self, changes: Iterable[tuple[bytes, Entry]], applied: int) -> None:
         with self._env.begin(self._records, write=True) as txn:
-            for key, entry in changes.items():
+            for key, entry in changes:
                 before = txn.pop(key) if entry is TOMBSTONE else txn.replace(key, entry)
                 if before is not None and _indexed_expiry(before) != NEVER:
                     txn.delete(_NUMBER.pack(_indexed_expiry(before)), key, self._expiries)

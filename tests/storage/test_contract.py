@@ -14,7 +14,6 @@ from kvactor.storage import Journal, Tree
 from kvactor.storage.journal import LmdbJournal
 from kvactor.storage.memory import MemoryJournal, MemoryTree
 from kvactor.storage.tree import LmdbTree
-from kvactor.transactions import Overlay
 
 MAP_SIZE = 1 << 30
 
@@ -40,10 +39,7 @@ def append(journal: Journal, *numbers: int) -> BaseException | None:
 
 
 def fold(tree: Tree, changes: dict[bytes, Entry], applied: int) -> None:
-    overlay = Overlay()
-    for key, entry in changes.items():
-        overlay.put(key, entry)
-    assert finished(lambda done: tree.fold(overlay, applied, done)) is None
+    assert finished(lambda done: tree.fold(sorted(changes.items()), applied, done)) is None
     tree.snapshot()
 
 

@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from kvactor import errors
 from kvactor.actor import StoreActor
 from kvactor.errors import InvalidRequest
 from kvactor.messages import (
@@ -27,11 +28,12 @@ from kvactor.messages import (
 from kvactor.settings import MAX_SECONDS
 from kvactor.web.answers import answer
 from kvactor.web.requests import Bodies, once_of, parse, within
+from kvactor.web.routes import ONCE, WITHIN, WRITING, Body, Route, said
 from kvactor.web.v1.keys import RangeQuery
 from kvactor.web.values import BINARY, JSON, checked_type, encode, item
 
 
-class Condition(msgspec.Struct, forbid_unknown_fields=True):
+class BatchCheck(msgspec.Struct, forbid_unknown_fields=True):
     """A key, and the revision that it has to have; null: it must not be there."""
 
     key: str
@@ -184,7 +186,7 @@ class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of POST /v1/batch."""
 
     operations: list[Put | GetOne | DeleteOne | Add | Scan | Clear]
-    checks: list[Condition] = []
+    checks: list[BatchCheck] = []
 
 
 class Done(msgspec.Struct):
@@ -193,7 +195,7 @@ class Done(msgspec.Struct):
     revision: Annotated[
         int | None, Meta(description="that was made; null if nothing was changed, or not yet")
     ]
-    results: Annotated[list[object], Meta(description="one for each operation, in order")]
+    results: Annotated[list[Any], Meta(description="one for each operation, in order")]
 
 
 class BatchRoutes:
@@ -204,9 +206,30 @@ class BatchRoutes:
         self._body_of = bodies.read
         self._decoder = msgspec.json.Decoder(BatchBody)
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Return the route."""
-        return [web.post("/v1/batch", self.batch)]
+        return [
+            Route(
+                method="POST",
+                path="/v1/batch",
+                handler=self.batch,
+                summary="Do many operations as one, in order, if all checks hold",
+                headers=(WITHIN, ONCE),
+                body=Body({JSON: BatchBody}),
+                answers={200: said(Done)},
+                errors=(
+                    errors.ChecksFailed,
+                    errors.InvalidKey,
+                    errors.NotAnInteger,
+                    errors.ValueTooLarge,
+                    errors.BatchTooLarge,
+                    errors.RangeTooLarge,
+                    errors.AnswerTooLarge,
+                    errors.RecordDamaged,
+                    *WRITING,
+                ),
+            )
+        ]
 
     async def batch(self, request: web.Request) -> web.Response:
         """POST /v1/batch."""

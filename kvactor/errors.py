@@ -36,6 +36,12 @@ class InvalidRequest(KvactorError):
     code = "invalid_request"
 
 
+class CrossOrigin(KvactorError):
+    """Is raised when a page of another origin asks: a browser lends it its place in the network."""
+
+    code = "cross_origin"
+
+
 class KeyAndValueRequired(KvactorError):
     """Is raised when the seed's set route is given no key or no value."""
 

@@ -11,7 +11,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 from multidict import istr
 
-from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidKey, InvalidRequest, Stopping
+from kvactor.errors import BodyTimeout, BodyTooLarge, CrossOrigin, InvalidKey, InvalidRequest, Stopping
 from kvactor.messages import Once, Scope, Within
 from kvactor.web.answers import TRANSACTION
 
@@ -19,21 +19,27 @@ T = TypeVar("T")
 Q = TypeVar("Q", bound=msgspec.Struct)
 
 IDEMPOTENCY_KEY = istr("Idempotency-Key")
-_MAX_IDEMPOTENCY_KEY = 255
+MAX_IDEMPOTENCY_KEY = 255
 #: Headers that make a write what it is, beside its target and its body.
 _DECISIVE = ("Content-Type", "If-Match", "If-None-Match", TRANSACTION)
 
 #: More than any revision has, and few enough for Python to read.
 _MAX_DIGITS = 20
 
+_ORIGIN = istr("Origin")
 _VERSIONS = (HttpVersion11, HttpVersion10)
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
 def check_form(request: web.Request) -> None:
-    """Raise `InvalidRequest` for another HTTP than 1.0 and 1.1, and for a target that is no path."""
+    """Raise `InvalidRequest` for another HTTP than 1.0 and 1.1, and for a target that is no path;
+    `CrossOrigin` for what a page from elsewhere has sent.
+    """
     if request.version not in _VERSIONS or request.raw_path[:1] != "/":
         raise InvalidRequest("A request is HTTP/1.1 or HTTP/1.0, and its target begins with /.")
+    origin = request.headers.get(_ORIGIN)
+    if origin is not None and origin.partition("://")[2] != request.headers.get("Host"):
+        raise CrossOrigin(f"Pages of {origin} may not speak to this server.")
 
 
 def key_in_path(request: web.Request, prefix: str) -> bytes:
@@ -96,8 +102,8 @@ def once_of(request: web.Request, body: bytes = b"") -> Once | None:
     key = request.headers.get(IDEMPOTENCY_KEY)
     if key is None:
         return None
-    if not 0 < len(key) <= _MAX_IDEMPOTENCY_KEY:
-        raise InvalidRequest(f"An Idempotency-Key has 1 to {_MAX_IDEMPOTENCY_KEY} characters.")
+    if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
+        raise InvalidRequest(f"An Idempotency-Key has 1 to {MAX_IDEMPOTENCY_KEY} characters.")
     what = [request.method, request.raw_path, *(request.headers.get(name, "") for name in _DECISIVE)]
     fingerprint = blake2b(
         "\n".join(what).encode("utf-8", "surrogateescape") + b"\n" + body, digest_size=16

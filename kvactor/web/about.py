@@ -1,34 +1,120 @@
 """What the server says of itself: alive, ready, and its status."""
 
+from typing import Annotated, Literal
+
 import msgspec
 from aiohttp import web
+from msgspec import Meta
 
 import kvactor
 from kvactor.actor import StoreActor
 from kvactor.messages import Status
 from kvactor.metrics import CONTENT_TYPE
 from kvactor.web.answers import answer
+from kvactor.web.routes import Reply, Route, said
+from kvactor.web.values import encode
+
+
+class Health(msgspec.Struct):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Readiness(msgspec.Struct):
+    """The owner answers."""
+
+    status: Literal["ready"]
+
+
+class Mailbox(msgspec.Struct):
+    """The owner's mailbox."""
+
+    waiting: Annotated[int, Meta(description="requests that the owner has not seen yet")]
+    held: Annotated[int, Meta(description="answers that wait for the disk")]
+
+
+class Shared(msgspec.Struct):
+    """The shared transaction."""
+
+    depth: Annotated[int, Meta(description="0: it is not open")]
+    age: Annotated[float, Meta(description="seconds")]
+
+
+class Transactions(msgspec.Struct):
+    """Open transactions."""
+
+    open: Annotated[int, Meta(description="isolated ones")]
+    shared: Shared
+
+
+class Memtable(msgspec.Struct):
+    """Changes that are not in the tree yet."""
+
+    keys: int
+    bytes: int
+
+
+class StorageReport(msgspec.Struct):
+    """What is stored."""
+
+    staged: Annotated[int, Meta(description="revisions on their way to the disk")]
+    memtable: Memtable
+    folded: Annotated[int, Meta(description="the revision that the tree has reached")]
+    free: Annotated[int, Meta(description="bytes of disk")]
+
+
+class Report(msgspec.Struct):
+    """What GET /v1/status answers."""
+
+    version: str
+    revision: int
+    keys: Annotated[int, Meta(description="expired ones count until they are swept")]
+    mailbox: Mailbox
+    transactions: Transactions
+    storage: StorageReport
 
 
 class AboutRoutes:
-    """Handlers for /healthz, /readyz and /v1/status."""
+    """Handlers for /healthz, /readyz, /metrics and /v1/status."""
 
     def __init__(self, actor: StoreActor) -> None:
         self._actor = actor
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Return the routes."""
-        handlers = {
-            "/healthz": self.healthz,
-            "/readyz": self.readyz,
-            "/metrics": self.metrics,
-            "/v1/status": self.status,
-        }
-        return [
-            web.route(method, path, handler)
-            for path, handler in handlers.items()
-            for method in ("GET", "HEAD")
+        routes = [
+            Route(
+                method="GET",
+                path="/healthz",
+                handler=self.healthz,
+                summary="Is the process alive?",
+                answers={200: said(Health)},
+                asks=False,
+            ),
+            Route(
+                method="GET",
+                path="/readyz",
+                handler=self.readyz,
+                summary="Does the owner answer?",
+                answers={200: said(Readiness)},
+            ),
+            Route(
+                method="GET",
+                path="/metrics",
+                handler=self.metrics,
+                summary="What is measured, in Prometheus' text format",
+                answers={200: Reply("Done.", {CONTENT_TYPE.partition(";")[0]: str})},
+            ),
+            Route(
+                method="GET",
+                path="/v1/status",
+                handler=self.status,
+                summary="What the owner says of itself",
+                answers={200: said(Report)},
+            ),
         ]
+        return [one for route in routes for one in (route, route.head())]
 
     async def healthz(self, _: web.Request) -> web.Response:
         """GET /healthz: the process answers."""
@@ -46,21 +132,22 @@ class AboutRoutes:
         return answer(answered.revision, text, content_type=CONTENT_TYPE)
 
     async def status(self, _: web.Request) -> web.Response:
-        """GET /v1/status: what the owner says of itself. Sizes are bytes, `age` is seconds."""
+        """GET /v1/status: what the owner says of itself."""
         answered = await self._actor.ask(Status())
         report = answered.result
-        shared = {"depth": report.shared_depth, "age": report.shared_age / 1000}
-        body = {
-            "version": kvactor.__version__,
-            "revision": answered.revision,
-            "keys": report.keys,
-            "mailbox": {"waiting": self._actor.waiting, "held": report.held},
-            "transactions": {"open": report.transactions, "shared": shared},
-            "storage": {
-                "staged": report.staged,
-                "memtable": {"keys": report.memtable_keys, "bytes": report.memtable_bytes},
-                "folded": report.folded,
-                "free": report.free_space,
-            },
-        }
-        return answer(answered.revision, msgspec.json.encode(body))
+        body = Report(
+            version=kvactor.__version__,
+            revision=answered.revision,
+            keys=report.keys,
+            mailbox=Mailbox(self._actor.waiting, report.held),
+            transactions=Transactions(
+                report.transactions, Shared(report.shared_depth, report.shared_age / 1000)
+            ),
+            storage=StorageReport(
+                report.staged,
+                Memtable(report.memtable_keys, report.memtable_bytes),
+                report.folded,
+                report.free_space,
+            ),
+        )
+        return answer(answered.revision, encode(body))

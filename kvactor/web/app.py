@@ -6,7 +6,6 @@ ends.
 """
 
 import logging
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 
@@ -18,8 +17,10 @@ from aiohttp.typedefs import Handler
 from kvactor.actor import StoreActor
 from kvactor.settings import Settings
 from kvactor.web.about import AboutRoutes
+from kvactor.web.docs import DocsRoutes
 from kvactor.web.errors import catching
 from kvactor.web.requests import Bodies
+from kvactor.web.routes import FAMILIES
 from kvactor.web.seed import SeedRoutes
 from kvactor.web.v1.batch import BatchRoutes
 from kvactor.web.v1.changes import ChangeRoutes
@@ -49,21 +50,22 @@ def create_app(
     bodies = Bodies(settings.body_timeout)
     changes = ChangeRoutes(actor, settings)
     app.on_shutdown.extend([bodies.stop, changes.stop])
-    routes = [
-        *SeedRoutes(actor, bodies).routes(),
-        *TransactionRoutes(actor, bodies, new_id).routes(),
-        *KeyRoutes(actor, settings, bodies).routes(),
-        *BatchRoutes(actor, bodies).routes(),
-        *changes.routes(),
-        *AboutRoutes(actor).routes(),
-    ]
+    families = {
+        "Keys": KeyRoutes(actor, settings, bodies).routes(),
+        "Batches": BatchRoutes(actor, bodies).routes(),
+        "Transactions": TransactionRoutes(actor, bodies, new_id).routes(),
+        "Changes": changes.routes(),
+        "One shared transaction": SeedRoutes(actor, bodies).routes(),
+        "About the server": AboutRoutes(actor).routes(),
+        "About the API": DocsRoutes(actor, settings).routes(),
+    }
+    app[FAMILIES] = families
+    routes = [route for family in families.values() for route in family]
     for route in routes:
-        app.router.add_route(
-            route.method, route.path, catching(route.handler, actor, _name(route.path))
-        )
-    for path in {route.path: None for route in routes}:
+        app.router.add_route(route.method, route.path, catching(route.handler, actor, route.name))
+    for path, name in {route.path: route.name for route in routes}.items():
         allowed = [route.method for route in routes if route.path == path]
-        app.router.add_route("*", path, catching(_refuse_method(allowed), actor, _name(path)))
+        app.router.add_route("*", path, catching(_refuse_method(allowed), actor, name))
     app.router.add_route("*", "/{path:(?s:.*)}", catching(_refuse_path, actor, "other"))
 
     async def life(_: web.Application) -> AsyncIterator[None]:
@@ -73,11 +75,6 @@ def create_app(
 
     app.cleanup_ctx.append(life)
     return app
-
-
-def _name(path: str) -> str:
-    """Return a route's path without its regular expressions."""
-    return re.sub(r":[^}]*", "", path)
 
 
 def _refuse_method(allowed: list[str]) -> Handler:

@@ -6,10 +6,12 @@ import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from msgspec import Meta
 
 from kvactor import errors
 from kvactor.actor import StoreActor
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 STATUS: dict[type[errors.KvactorError], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
+    errors.CrossOrigin: HTTPStatus.FORBIDDEN,
     errors.KeyAndValueRequired: HTTPStatus.NOT_FOUND,  # that status is the seed's
     errors.InvalidKey: HTTPStatus.BAD_REQUEST,
     errors.ValueTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -53,26 +56,39 @@ STATUS: dict[type[errors.KvactorError], HTTPStatus] = {
 RETRY_AFTER = "1"
 
 
-def seed_shape(
-    status: HTTPStatus, code: str, detail: str, details: Mapping[str, object]
-) -> tuple[str, bytes]:
-    """Return the content type and the body of an error on the seed's routes."""
-    return "application/json", msgspec.json.encode({"error": detail})
+#: The code of what is no `KvactorError`, but a fault of the server's.
+INTERNAL_ERROR = "internal_error"
 
 
-def problem_document(
-    status: HTTPStatus, code: str, detail: str, details: Mapping[str, object]
+class SeedError(msgspec.Struct):
+    """An error on the seed's routes."""
+
+    error: Annotated[str, Meta(description="a whole sentence")]
+
+
+class Problem(msgspec.Struct):
+    """An error on /v1, as in RFC 9457. Some codes come with further fields."""
+
+    type: str
+    title: str
+    status: int
+    code: Annotated[str, Meta(description="what a program goes by; does not change")]
+    detail: Annotated[str, Meta(description="a whole sentence")]
+
+
+def in_v1(path: str) -> bool:
+    """Are errors on this path problem documents?"""
+    return path.startswith("/v1")
+
+
+def _shape(
+    path: str, status: HTTPStatus, code: str, detail: str, details: Mapping[str, object]
 ) -> tuple[str, bytes]:
-    """Return the content type and the body of an error on /v1, as in RFC 9457."""
-    problem = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": status,
-        "code": code,
-        "detail": detail,
-        **details,
-    }
-    return "application/problem+json", msgspec.json.encode(problem)
+    """Return the content type and the body of an error."""
+    if in_v1(path):
+        problem = msgspec.structs.asdict(Problem("about:blank", status.phrase, status, code, detail))
+        return "application/problem+json", msgspec.json.encode({**problem, **details})
+    return "application/json", msgspec.json.encode(SeedError(detail))
 
 
 def catching(handler: Handler, actor: StoreActor, route: str) -> Handler:
@@ -106,7 +122,7 @@ def catching(handler: Handler, actor: StoreActor, route: str) -> Handler:
             log.exception("%s %s failed by a fault of the server's", request.method, request.path)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             detail = "The server has made a mistake; its log says more."
-            answered = _tell(request, actor.revision, status, "internal_error", detail, {})
+            answered = _tell(request, actor.revision, status, INTERNAL_ERROR, detail, {})
         metrics.request(request.method, route, answered.status, began)
         return answered
 
@@ -124,6 +140,5 @@ def _tell(
 ) -> web.Response:
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = RETRY_AFTER
-    shape = problem_document if request.path.startswith("/v1") else seed_shape
-    content_type, body = shape(status, code, detail, details)
+    content_type, body = _shape(request.path, status, code, detail, details)
     return answer(revision, body, status, content_type, headers)

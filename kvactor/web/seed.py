@@ -7,24 +7,37 @@ was sent.
 
 import msgspec
 from aiohttp import web
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
+from kvactor import errors
 from kvactor.actor import StoreActor
-from kvactor.errors import KeyAndValueRequired
 from kvactor.messages import SHARED, Begin, Commit, Delete, Get, Rollback, Set
 from kvactor.records import is_json, value_of
 from kvactor.web.answers import answer
 from kvactor.web.requests import Bodies, key_in_path, once_of, parse, within
+from kvactor.web.routes import ONCE, WITHIN, WRITING, Body, Route, said
 from kvactor.web.values import JSON, encode, item
-
-_NOTHING = msgspec.Raw()
 
 
 class SetBody(msgspec.Struct):
     """The body of POST /set. What is missing is told apart from what is wrong."""
 
     key: str | None = None
-    value: msgspec.Raw = _NOTHING
+    value: msgspec.Raw | UnsetType = UNSET
+
+
+class Told(msgspec.Struct):
+    """What was done."""
+
+    status: str
+
+
+class Got(msgspec.Struct):
+    """A key's value; in base64 if it is neither JSON nor text."""
+
+    key: str
+    value: msgspec.Raw | str | UnsetType = UNSET
+    value_base64: bytes | UnsetType = UNSET
 
 
 class SeedRoutes:
@@ -36,24 +49,78 @@ class SeedRoutes:
         self._decoder = msgspec.json.Decoder(SetBody)
         self._encode = encode
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Return the six routes."""
         return [
-            web.post("/set", self.set),
-            web.get("/get/{key:(?s:.+)}", self.get),
-            web.delete("/delete/{key:(?s:.+)}", self.delete),
-            web.post("/begin", self.begin),
-            web.post("/rollback", self.rollback),
-            web.post("/commit", self.commit),
+            Route(
+                method="POST",
+                path="/set",
+                handler=self.set,
+                summary="Give a key a JSON value",
+                headers=(WITHIN, ONCE),
+                body=Body({JSON: SetBody}),
+                answers={200: said(Told)},
+                errors=(
+                    errors.KeyAndValueRequired,
+                    errors.InvalidKey,
+                    errors.ValueTooLarge,
+                    *WRITING,
+                ),
+            ),
+            Route(
+                method="GET",
+                path="/get/{key:(?s:.+)}",
+                handler=self.get,
+                summary="Read a key",
+                headers=(WITHIN,),
+                answers={200: said(Got)},
+                errors=(errors.KeyNotFound, errors.RecordDamaged),
+            ),
+            Route(
+                method="DELETE",
+                path="/delete/{key:(?s:.+)}",
+                handler=self.delete,
+                summary="Remove a key",
+                headers=(WITHIN, ONCE),
+                answers={200: said(Told)},
+                errors=(errors.KeyNotFound, *WRITING),
+            ),
+            Route(
+                method="POST",
+                path="/begin",
+                handler=self.begin,
+                summary="Open the shared transaction, or go one level deeper",
+                headers=(WITHIN,),
+                answers={200: said(Told)},
+                errors=(errors.TransactionTooDeep,),
+            ),
+            Route(
+                method="POST",
+                path="/rollback",
+                handler=self.rollback,
+                summary="Forget what was written since the last begin",
+                headers=(WITHIN,),
+                answers={200: said(Told)},
+                errors=(errors.NoTransaction,),
+            ),
+            Route(
+                method="POST",
+                path="/commit",
+                handler=self.commit,
+                summary="Merge what was written since the last begin into the level above, or store it",
+                headers=(WITHIN,),
+                answers={200: said(Told)},
+                errors=(errors.NoTransaction, errors.StorageFull),
+            ),
         ]
 
     async def set(self, request: web.Request) -> web.Response:
         """POST /set {"key", "value"}."""
         text = await self._body_of(request)
         body = parse(self._decoder, text)
-        value = bytes(body.value)
+        value = b"" if body.value is UNSET else bytes(body.value)
         if not body.key or value in {b"", b"null"}:
-            raise KeyAndValueRequired("Key and value are required")
+            raise errors.KeyAndValueRequired("Key and value are required")
         asked = Set(
             body.key.encode(), value, JSON, within(request, SHARED), once=once_of(request, text)
         )
@@ -67,8 +134,7 @@ class SeedRoutes:
         if is_json(record):
             return answer(got.revision, b'{"key":%b,"value":%b}' % (name, value_of(record)))
         shown = item(key, record)
-        told = {"key": shown.key, "value": shown.value, "value_base64": shown.value_base64}
-        return answer(got.revision, self._encode({k: v for k, v in told.items() if v is not UNSET}))
+        return answer(got.revision, self._encode(Got(shown.key, shown.value, shown.value_base64)))
 
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE /delete/{key}."""

@@ -31,6 +31,14 @@ class Item(msgspec.Struct):
     value_base64: Annotated[bytes | UnsetType, Meta(description="anything else")] = UNSET
 
 
+def any_of(*kinds: type[msgspec.Struct]) -> dict[str, object]:
+    """Return the JSON Schema of a list of flat structs that nothing but their fields tells apart:
+    msgspec itself has none for it.
+    """
+    schemas = (msgspec.json.schema_components([kind])[1][kind.__name__] for kind in kinds)
+    return {"items": {"anyOf": list(schemas)}}
+
+
 def moment(milliseconds: int) -> str:
     """Return a time, in milliseconds since the epoch, as RFC 3339 has it."""
     time = datetime.fromtimestamp(milliseconds / 1000, UTC)

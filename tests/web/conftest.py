@@ -9,7 +9,7 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -23,11 +23,17 @@ from kvactor.actor import StoreActor
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage, open_memory
 from kvactor.web.app import create_app, create_runner
+from kvactor.web.openapi import errors_of
+from kvactor.web.routes import FAMILIES
 
 Client = TestClient[web.Request, web.Application]
 
 #: Seconds after which an answer is not expected any more; only a failing test waits as long.
 PATIENCE = 10
+
+
+#: Of any route: an expectation that nobody knows, and a fault of the server's.
+ANYWHERE = (417, 500)
 
 
 class FakeClock:
@@ -200,13 +206,44 @@ def actor(storage: Storage, settings: Settings, clock: FakeClock) -> StoreActor:
 
 
 @pytest.fixture
-async def client(aiohttp_client: AiohttpClient, actor: StoreActor, settings: Settings) -> Client:
-    return await aiohttp_client(create_app(actor, settings))
+def app(actor: StoreActor, settings: Settings) -> Iterator[web.Application]:
+    """The application; at the end, every answer that it has given has to be one of those described."""
+    app = create_app(actor, settings)
+    described: dict[tuple[str, str], set[int | tuple[int, str]]] = {
+        (route.method, route.name): {
+            *route.answers,
+            *((int(status), kind.code) for status, kinds in errors_of(route).items() for kind in kinds),
+        }
+        for routes in app[FAMILIES].values()
+        for route in routes
+    }
+    others = []
+
+    async def look(request: web.Request, answer: web.StreamResponse) -> None:
+        resource = request.match_info.route.resource
+        allowed = described.get((request.method, resource.canonical if resource else ""))
+        if allowed is not None:
+            told: int | tuple[int, str] = answer.status
+            if answer.content_type == "application/problem+json" and isinstance(answer, web.Response):
+                told = (answer.status, json.loads(str(answer.text))["code"])
+            elif answer.status >= 400:
+                allowed = {one if isinstance(one, int) else one[0] for one in allowed}
+            if told not in allowed and answer.status not in ANYWHERE:
+                others.append((request.method, request.path, told))
+
+    app.on_response_prepare.append(look)
+    yield app
+    assert others == []
 
 
 @pytest.fixture
-async def server(actor: StoreActor, settings: Settings) -> AsyncIterator[Server]:
-    runner = create_runner(create_app(actor, settings), settings)
+async def client(aiohttp_client: AiohttpClient, app: web.Application) -> Client:
+    return await aiohttp_client(app)
+
+
+@pytest.fixture
+async def server(app: web.Application, settings: Settings) -> AsyncIterator[Server]:
+    runner = create_runner(app, settings)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     server = Server(*runner.addresses[0])

@@ -8,12 +8,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
+from kvactor import errors
 from kvactor.actor import StoreActor
 from kvactor.errors import InvalidRequest, KvactorError, TooManySubscribers
 from kvactor.messages import Changes
@@ -21,7 +22,8 @@ from kvactor.records import HIDDEN, Revision
 from kvactor.settings import Settings
 from kvactor.web.answers import REVISION, answer
 from kvactor.web.requests import query_of, revision_of
-from kvactor.web.values import Item, encode, item, moment
+from kvactor.web.routes import ACCEPT, LAST_EVENT_ID, Reply, Route
+from kvactor.web.values import JSON, Item, any_of, encode, item, moment
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class Event(msgspec.Struct):
 
     revision: int
     time: Annotated[str, Meta(description="when it was made: RFC 3339, UTC")]
-    changes: list[Item | Deleted]
+    changes: Annotated[list[Any], Meta(extra_json_schema=any_of(Item, Deleted))]
 
 
 class ChangesPage(msgspec.Struct):
@@ -78,9 +80,20 @@ class ChangeRoutes:
         self._waits: set[asyncio.Timeout] = set()
         self._stopping = False
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Return the route."""
-        return [web.get("/v1/changes", self.changes)]
+        return [
+            Route(
+                method="GET",
+                path="/v1/changes",
+                handler=self.changes,
+                summary="The revisions after one: a page, a long poll, or a stream",
+                headers=(ACCEPT, LAST_EVENT_ID),
+                query=ChangesQuery,
+                answers={200: Reply("The revisions, in order.", {JSON: ChangesPage, EVENTS: bytes})},
+                errors=(errors.HistoryGone, errors.RevisionInFuture, errors.TooManySubscribers),
+            )
+        ]
 
     async def changes(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/changes."""

@@ -2,14 +2,14 @@
 
 import base64
 import binascii
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from kvactor import records
+from kvactor import errors, records
 from kvactor.actor import StoreActor
 from kvactor.errors import InvalidRequest
 from kvactor.messages import (
@@ -27,14 +27,34 @@ from kvactor.records import NEVER
 from kvactor.settings import MAX_SECONDS, Settings
 from kvactor.web.answers import answer
 from kvactor.web.requests import Bodies, key_in_path, once_of, query_of, revision_of, within
-from kvactor.web.values import BINARY, Item, checked_type, encode, expiry, item
+from kvactor.web.routes import (
+    ETAG,
+    EXPIRES_AT,
+    IF_ABSENT,
+    IF_CHANGED,
+    IF_MATCH,
+    LINK,
+    NEW_TAG,
+    ONCE,
+    WITHIN,
+    WRITING,
+    Body,
+    Reply,
+    Route,
+    always,
+    said,
+)
+from kvactor.web.values import BINARY, JSON, Item, checked_type, encode, expiry, item
 
 #: What keeps a stored page from running as this origin, and caches from keeping what has changed.
 GUARDS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "sandbox; default-src 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
+
+PLAIN = {"X-Content-Type-Options": "nosniff"}
 
 #: Keys that the owner reads at a time: about half a millisecond.
 SLICE = 200
@@ -137,17 +157,74 @@ class KeyRoutes:
         self._settings = settings
         self._body_of = bodies.read
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Return the routes."""
-        one = _PREFIX + "{key:(?s:.+)}"
+        one, every = _PREFIX + "{key:(?s:.+)}", "/v1/kv"
+        get = Route(
+            method="GET",
+            path=one,
+            handler=self.get,
+            summary="Read a key",
+            headers=(WITHIN, IF_CHANGED),
+            answers={
+                200: Reply(
+                    "The value, with the content type that it was stored with.",
+                    {"*/*": bytes},
+                    (ETAG, EXPIRES_AT, *always(GUARDS)),
+                ),
+                304: Reply("It is still that.", headers=(ETAG, EXPIRES_AT, *always(GUARDS))),
+            },
+            errors=(errors.KeyNotFound, errors.RecordDamaged),
+        )
+        scan = Route(
+            method="GET",
+            path=every,
+            handler=self.scan,
+            summary="Read the keys of a range, in order",
+            headers=(WITHIN,),
+            query=ScanQuery,
+            most={"limit": self._settings.max_scan_limit},
+            answers={200: said(Items, "A page.", LINK, *always(PLAIN))},
+            errors=(errors.RecordDamaged,),
+        )
         return [
-            web.put(one, self.put),
-            web.get(one, self.get),
-            web.head(one, self.get),
-            web.delete(one, self.delete),
-            web.get("/v1/kv", self.scan),
-            web.head("/v1/kv", self.scan),
-            web.delete("/v1/kv", self.delete_range),
+            Route(
+                method="PUT",
+                path=one,
+                handler=self.put,
+                summary="Give a key a value: the body, kept with its content type",
+                headers=(WITHIN, ONCE, IF_MATCH, IF_ABSENT),
+                query=PutQuery,
+                body=Body({BINARY: bytes, JSON: Any, "text/plain": str}),
+                answers={
+                    200: said(Written, "It was there.", NEW_TAG),
+                    201: said(Written, "It is new.", NEW_TAG),
+                },
+                errors=(errors.ValueTooLarge, *WRITING),
+            ),
+            get,
+            get.head(),
+            Route(
+                method="DELETE",
+                path=one,
+                handler=self.delete,
+                summary="Remove a key",
+                headers=(WITHIN, ONCE, IF_MATCH, IF_ABSENT),
+                answers={204: Reply("It is gone.")},
+                errors=(errors.KeyNotFound, *WRITING),
+            ),
+            scan,
+            scan.head(),
+            Route(
+                method="DELETE",
+                path=every,
+                handler=self.delete_range,
+                summary="Remove the keys of a range, in one revision",
+                headers=(WITHIN, ONCE),
+                query=DeleteQuery,
+                answers={200: said(Written)},
+                errors=(errors.RangeTooLarge, *WRITING),
+            ),
         ]
 
     async def put(self, request: web.Request) -> web.Response:
@@ -223,7 +300,7 @@ class KeyRoutes:
         body = Items(
             [item(key, record, values=query.values) for key, record in found], cursor, revision or 0
         )
-        headers = {"X-Content-Type-Options": "nosniff"}
+        headers = dict(PLAIN)
         if cursor is not None:
             following = {**request.query, "cursor": cursor}
             headers["Link"] = f'</v1/kv?{urlencode(following)}>; rel="next"'

@@ -6,8 +6,9 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
+from kvactor import errors
 from kvactor.actor import StoreActor
 from kvactor.messages import (
     Answer,
@@ -23,7 +24,8 @@ from kvactor.messages import (
 from kvactor.settings import MAX_SECONDS
 from kvactor.web.answers import answer
 from kvactor.web.requests import Bodies, parse
-from kvactor.web.values import moment
+from kvactor.web.routes import GONE, LOCATION, Body, Reply, Route, said
+from kvactor.web.values import JSON, encode, moment
 
 
 class OpenBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -32,6 +34,16 @@ class OpenBody(msgspec.Struct, forbid_unknown_fields=True):
     """
 
     idle_timeout: Annotated[float, Meta(gt=0, le=MAX_SECONDS)] | None = None
+
+
+class State(msgspec.Struct):
+    """A transaction after the request."""
+
+    id: str
+    depth: Annotated[int, Meta(ge=0, description="levels of nesting; 0: it is over")]
+    expires_at: Annotated[
+        str | UnsetType, Meta(description="when it is rolled back if idle until then: RFC 3339, UTC")
+    ] = UNSET
 
 
 class TransactionRoutes:
@@ -43,16 +55,59 @@ class TransactionRoutes:
         self._new_id = new_id
         self._decoder = msgspec.json.Decoder(OpenBody)
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Return the routes."""
         one = "/v1/transactions/{id}"
         return [
-            web.post("/v1/transactions", self.open),
-            web.get(one, self.on(Inspect)),
-            web.delete(one, self.drop),
-            web.post(one + "/begin", self.on(Begin)),
-            web.post(one + "/rollback", self.on(Rollback)),
-            web.post(one + "/commit", self.on(Commit)),
+            Route(
+                method="POST",
+                path="/v1/transactions",
+                handler=self.open,
+                summary="Open an isolated transaction",
+                body=Body({JSON: OpenBody}, required=False),
+                answers={201: said(State, "It is open.", LOCATION)},
+                errors=(errors.TooManyTransactions,),
+            ),
+            Route(
+                method="GET",
+                path=one,
+                handler=self.on(Inspect),
+                summary="Look at a transaction",
+                answers={200: said(State)},
+                errors=GONE,
+            ),
+            Route(
+                method="DELETE",
+                path=one,
+                handler=self.drop,
+                summary="Roll a transaction back whole",
+                answers={204: Reply("It is gone.")},
+                errors=GONE,
+            ),
+            Route(
+                method="POST",
+                path=one + "/begin",
+                handler=self.on(Begin),
+                summary="Go one level deeper",
+                answers={200: said(State)},
+                errors=(*GONE, errors.TransactionTooDeep),
+            ),
+            Route(
+                method="POST",
+                path=one + "/rollback",
+                handler=self.on(Rollback),
+                summary="Forget what was written since the last begin, and go one level up",
+                answers={200: said(State)},
+                errors=GONE,
+            ),
+            Route(
+                method="POST",
+                path=one + "/commit",
+                handler=self.on(Commit),
+                summary="Merge what was written since the last begin into the level above, or store it",
+                answers={200: said(State)},
+                errors=(*GONE, errors.StorageFull),
+            ),
         ]
 
     async def open(self, request: web.Request) -> web.Response:
@@ -81,7 +136,6 @@ def _describe(
     answered: Answer[TransactionState], status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
     state = answered.result
-    fields: dict[str, object] = {"id": state.id, "depth": state.depth}
-    if state.depth:
-        fields["expires_at"] = moment(state.expires_at)
-    return answer(answered.revision, msgspec.json.encode(fields), status, headers=headers)
+    expires_at = moment(state.expires_at) if state.depth else UNSET
+    body = State(state.id or "", state.depth, expires_at)
+    return answer(answered.revision, encode(body), status, headers=headers)

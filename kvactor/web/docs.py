@@ -1,0 +1,85 @@
+"""The API's description, for programs at /openapi.json and for people at /docs.
+
+The rule: a browser that shows it talks to this server and to no other. The viewer is in the package.
+"""
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from aiohttp import web
+
+from kvactor.actor import StoreActor
+from kvactor.settings import Settings
+from kvactor.web.answers import answer
+from kvactor.web.openapi import document
+from kvactor.web.routes import FAMILIES, Reply, Route, always
+from kvactor.web.values import JSON, encode
+
+_VIEWER = files("kvactor.web") / "viewer"
+
+#: The viewer writes its own styles into the page; scripts come from files alone.
+GUARDS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+#: The files that /docs is made of, by path, with their types.
+PAGES = {
+    "/docs": ("docs.html", "text/html; charset=utf-8", "The documentation, for a browser."),
+    "/docs/rapidoc-min.js": ("rapidoc-min.js", "text/javascript; charset=utf-8", "Its viewer."),
+}
+
+
+@cache
+def _read(name: str) -> bytes:
+    return (_VIEWER / name).read_bytes()
+
+
+class DocsRoutes:
+    """Handlers for /openapi.json and /docs."""
+
+    def __init__(self, actor: StoreActor, settings: Settings) -> None:
+        self._actor = actor
+        self._settings = settings
+        self._document = b""
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        described = Route(
+            method="GET",
+            path="/openapi.json",
+            handler=self.openapi,
+            summary="The API, as OpenAPI 3.1",
+            answers={200: Reply("This.", {JSON: dict[str, Any]})},
+            asks=False,
+        )
+        return [one for route in (described, *map(self._page, PAGES)) for one in (route, route.head())]
+
+    def _page(self, path: str) -> Route:
+        name, content_type, summary = PAGES[path]
+        content = _read(name)
+
+        async def page(_: web.Request) -> web.Response:
+            return answer(self._actor.revision, content, 200, content_type, GUARDS)
+
+        return Route(
+            method="GET",
+            path=path,
+            handler=page,
+            summary=summary,
+            answers={200: Reply("This.", {content_type.partition(";")[0]: bytes}, always(GUARDS))},
+            asks=False,
+        )
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        """GET /openapi.json: made when it is first asked for."""
+        if not self._document:
+            self._document = encode(document(request.app[FAMILIES], self._settings.max_key_size))
+        return answer(self._actor.revision, self._document)

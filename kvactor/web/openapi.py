@@ -1,0 +1,221 @@
+"""The description of the HTTP API, OpenAPI 3.1: a pure function of the routes, of the types of their
+bodies, queries and answers, and of the table of errors.
+"""
+
+import inspect
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+import kvactor
+from kvactor.errors import CrossOrigin, InvalidKey, InvalidRequest, KvactorError
+from kvactor.web.errors import INTERNAL_ERROR, STATUS, Problem, SeedError, in_v1
+from kvactor.web.routes import ALLOW, ASKING, AT, RETRY_AFTER, Header, Route
+
+Document = dict[str, Any]
+
+_REFERENCE = "#/components/schemas/{name}"
+
+_ABOUT = """
+Every answer says in `Kvactor-Revision` at which revision of the store it was true. Errors on `/v1` are
+problem documents (RFC 9457) with a stable `code`; elsewhere they are `{"error"}`. A path that is not
+listed here is answered with 404 `not_found`, a method that is not with 405 `method_not_allowed` and
+`Allow`, an `Expect` other than `100-continue` with 417 `expectation_failed`.
+"""
+
+_Key = Annotated[str, Meta(min_length=1)]
+
+
+def document(families: Mapping[str, Sequence[Route]], max_key_size: int) -> Document:
+    """Return the description of routes, which come in families by name."""
+    schemas = _Schemas(_types(route for routes in families.values() for route in routes))
+    paths: dict[str, Document] = defaultdict(dict)
+    for family, routes in families.items():
+        for route in routes:
+            paths[route.name][route.method.lower()] = _operation(route, family, schemas, max_key_size)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "kvactor",
+            "version": kvactor.__version__,
+            "summary": "A transactional key-value server.",
+            "description": _ABOUT.strip(),
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": family} for family in families],
+        "paths": dict(paths),
+        "components": {"schemas": schemas.components},
+    }
+
+
+def errors_of(route: Route) -> dict[HTTPStatus, list[type[KvactorError]]]:
+    """Return the errors that a route may answer with, by status."""
+    kinds: list[type[KvactorError]] = [
+        InvalidRequest,
+        CrossOrigin,
+        *([InvalidKey] if "{key}" in route.name else []),
+        *(ASKING if route.asks else ()),
+        *(kind for header in route.headers for kind in header.errors),
+        *(route.body.errors if route.body else ()),
+        *route.errors,
+    ]
+    found: dict[HTTPStatus, list[type[KvactorError]]] = defaultdict(list)
+    for kind in dict.fromkeys(kinds):
+        found[STATUS[kind]].append(kind)
+    return found
+
+
+class _Schemas:
+    """JSON Schema of types, and the components that it refers to."""
+
+    def __init__(self, types: Iterable[Any]) -> None:
+        types = list({repr(kind): kind for kind in types}.values())
+        schemas, self.components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+        self._schemas = dict(zip(map(repr, types), schemas, strict=True))
+
+    def of(self, kind: Any) -> Document:
+        """Return the schema of a type."""
+        return self._schemas[repr(kind)]
+
+    def query(self, kind: type[msgspec.Struct]) -> Document:
+        """Return the schemas of a query's fields, by name."""
+        fields: Document = self.components[self.of(kind)["$ref"].rpartition("/")[2]]["properties"]
+        return fields
+
+
+def _types(routes: Iterable[Route]) -> Iterator[Any]:
+    yield from (Problem, SeedError, *(one.type for one in (AT, RETRY_AFTER, ALLOW)))
+    for route in routes:
+        if route.query:
+            yield route.query
+        if route.body:
+            yield from _kinds(route.body.content)
+        yield from (header.type for header in route.headers)
+        for reply in route.answers.values():
+            yield from _kinds(reply.content)
+            yield from (header.type for header in reply.headers)
+
+
+def _kinds(content: Mapping[str, Any]) -> Iterator[Any]:
+    return (kind for kind in content.values() if kind not in {bytes, None})
+
+
+def _operation(route: Route, family: str, schemas: _Schemas, max_key_size: int) -> Document:
+    operation: Document = {
+        "operationId": "_".join(re.findall(r"\w+", f"{route.method.lower()} {route.name}")),
+        "summary": route.summary,
+        "tags": [family],
+    }
+    parameters = [*_in_path(route, max_key_size), *_in_query(route, schemas)]
+    parameters += [{"in": "header", "name": one.name, **_header(one, schemas)} for one in route.headers]
+    if parameters:
+        operation["parameters"] = parameters
+    if route.body:
+        operation["requestBody"] = {
+            "required": route.body.required,
+            "content": _content(route.body.content, schemas),
+        }
+    answers = {
+        status: _answer(reply.description, reply.headers, _content(reply.content, schemas), schemas)
+        for status, reply in route.answers.items()
+    }
+    kinds = errors_of(route)
+    kinds.setdefault(HTTPStatus.INTERNAL_SERVER_ERROR, [])
+    for status, those in kinds.items():
+        headers = (RETRY_AFTER,) if status is HTTPStatus.SERVICE_UNAVAILABLE else ()
+        content = {} if route.method == "HEAD" else _error(route, status, those)
+        answers[int(status)] = _answer(_meaning(status, those), headers, content, schemas)
+    operation["responses"] = {str(status): answers[status] for status in sorted(answers)}
+    return operation
+
+
+def _in_path(route: Route, max_key_size: int) -> list[Document]:
+    return [
+        {
+            "in": "path",
+            "name": name,
+            "required": True,
+            "schema": {"type": "string", "minLength": 1, "maxLength": max_key_size},
+        }
+        for name in re.findall("{(.+?)}", route.name)
+    ]
+
+
+def _in_query(route: Route, schemas: _Schemas) -> list[Document]:
+    return [
+        {"in": "query", "name": name, **_described(_bounded(schema, route.most.get(name)))}
+        for name, schema in (schemas.query(route.query) if route.query else {}).items()
+    ]
+
+
+def _bounded(schema: Document, most: int | None) -> Document:
+    """Return a field's schema for a query, in which there is no null, with an upper bound."""
+    if schema.get("default", ...) is None:
+        (kind,) = (one for one in schema["anyOf"] if one != {"type": "null"})
+        about = {name: text for name, text in schema.items() if name not in {"anyOf", "default"}}
+        return {**kind, **about}
+    return schema if most is None else {**schema, "maximum": most}
+
+
+def _described(schema: Document) -> Document:
+    """Return a schema with its description beside it, where parameters have theirs."""
+    bare = {name: text for name, text in schema.items() if name != "description"}
+    about = {"description": schema["description"]} if "description" in schema else {}
+    return {**about, "schema": bare}
+
+
+def _header(header: Header, schemas: _Schemas) -> Document:
+    return {
+        "description": header.description,
+        "required": header.required,
+        "schema": schemas.of(header.type),
+    }
+
+
+def _content(content: Mapping[str, Any], schemas: _Schemas) -> Document:
+    return {
+        name: {} if kind is bytes else {"schema": schemas.of(kind)}
+        for name, kind in content.items()
+        if kind is not None
+    }
+
+
+def _answer(
+    description: str, headers: Iterable[Header], content: Document, schemas: _Schemas
+) -> Document:
+    answer: Document = {
+        "description": description,
+        "headers": {one.name: _header(one, schemas) for one in (AT, *headers)},
+    }
+    if content:
+        answer["content"] = content
+    return answer
+
+
+def _error(route: Route, status: HTTPStatus, kinds: Iterable[type[KvactorError]]) -> Document:
+    if not in_v1(route.path):
+        return {"application/json": {"schema": {"$ref": _REFERENCE.format(name=SeedError.__name__)}}}
+    this = {
+        "status": {"const": int(status)},
+        "code": {"enum": [code for code, _ in _codes(status, kinds)]},
+    }
+    schema = {"$ref": _REFERENCE.format(name=Problem.__name__), "properties": this}
+    return {"application/problem+json": {"schema": schema}}
+
+
+def _meaning(status: HTTPStatus, kinds: Iterable[type[KvactorError]]) -> str:
+    return "\n".join(f"- `{code}` {meaning}" for code, meaning in _codes(status, kinds))
+
+
+def _codes(status: HTTPStatus, kinds: Iterable[type[KvactorError]]) -> Iterator[tuple[str, str]]:
+    for kind in kinds:
+        text = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
+        yield kind.code, text.removeprefix("Is raised ")
+    if status is HTTPStatus.INTERNAL_SERVER_ERROR:
+        yield INTERNAL_ERROR, "when the server has made a mistake."

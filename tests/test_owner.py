@@ -453,3 +453,13 @@ def test_a_stop_flushes_and_folds_all_and_then_it_is_over() -> None:
     desk.settle()
     assert desk.owner.finished
     assert tree.applied == 1
+
+
+def test_a_stop_rolls_back_the_shared_transaction_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk()
+    desk.ask(Begin(SHARED))
+    desk.ask(put(b"a", within=SHARED))
+    desk.tell(Stop())
+    assert "the shared transaction was open at depth 1 and has been rolled back" in caplog.text
+    assert desk.owner.finished
+    assert desk.owner.revision == 0

@@ -176,6 +176,8 @@ class Sessions:
 
     def wrote(self, keys: Iterable[bytes], revision: int) -> None:
         """Doom every transaction that has read one of `keys`: `revision` has changed them."""
+        if not self.readers:
+            return
         for key in keys:
             for reader in self.readers.of(key):
                 self._doom(reader, revision)

@@ -210,6 +210,9 @@ class Readers:
         self._by_key: dict[bytes, dict[Transaction, None]] = {}
         self._scanners: dict[Transaction, None] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._by_key or self._scanners)
+
     def saw_key(self, reader: Transaction, key: bytes) -> None:
         """Note that `reader` looked up `key`."""
         reader.reads.saw_key(key)

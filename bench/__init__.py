@@ -5,6 +5,6 @@ in one run with one load generator. Only one of the two servers is under load at
 turns alternate.
 
 Reading order: workloads (what is asked), bare (the yardstick), servers (processes, their CPU and
-memory), sameness (are the answers comparable?), generators (wrk, or load.py), rounds (turns,
-medians, ratios), report, and __main__, which puts them in a row.
+memory), sameness (are the answers comparable?), generators (wrk, or load.py with counts and feed),
+rounds (turns, medians, ratios), report, and __main__, which puts them in a row.
 """

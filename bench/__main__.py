@@ -1,7 +1,6 @@
 """Run the benchmark: see the package's docstring."""
 
 import argparse
-import itertools
 import os
 import signal
 import statistics
@@ -16,7 +15,7 @@ from bench.report import Machine, Report, Restart, as_json, as_table
 from bench.rounds import Bench, Plan, judge
 from bench.sameness import check_same
 from bench.servers import BenchError, serving
-from bench.workloads import FILL, WORKLOADS, Load
+from bench.workloads import FILL, SCAN, WORKLOADS, Load
 
 DEFAULT_KEYS = 10_000
 FILL_CLIENTS = 64
@@ -50,7 +49,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--rounds", type=_positive, default=3, help="rounds per cell (default 3)")
     add("--seconds", type=_positive, default=3, help="seconds per server and round (default 3)")
-    add("--clients", type=_clients, default=[1, 32, 64, 256], help="default 1,32,64,256")
+    add("--clients", type=_clients, help="default: each workload's own")
     add("--only", type=_workloads, default=list(WORKLOADS), help="workloads, with commas")
     add("--keys", type=_positive, help=f"preload so many keys (default: set {DEFAULT_KEYS:,})")
     add("--generator", choices=["wrk", "own"], help="default: wrk if it is installed")
@@ -58,8 +57,8 @@ def parse() -> argparse.Namespace:
     add("--dir", type=Path, help="where to make the temporary directory: the disk to measure")
     add("--json", metavar="FILE", help="write everything as JSON ('-': instead of the table)")
     args = parser.parse_args()
-    if max(args.clients) > (args.keys or DEFAULT_KEYS):
-        parser.error("every client needs a key of its own")
+    if (args.keys or DEFAULT_KEYS) < max(SCAN, *args.clients or [0]):
+        parser.error(f"every client needs a key of its own, and a scan needs {SCAN:,}")
     return args
 
 
@@ -70,6 +69,9 @@ def run(args: argparse.Namespace, directory: Path) -> Report:
     server_core, generator_core = allowed[:2] if pin else (None, None)
     generator = Generator(_wrk(args.generator), generator_core)
     plan = Plan(args.rounds, args.seconds, args.keys or DEFAULT_KEYS)
+    workloads = [WORKLOADS[name] for name in args.only]
+    wanted = [(each, clients) for each in workloads for clients in args.clients or each.clients]
+    _progress(f"{len(wanted)} cells, about {plan.minutes(wanted):.0f} minutes")
     data = directory / "data"
     kvactor_command = ["kvactor", "serve", "--port", "0", "--data-dir", str(data)]
     if args.keys:
@@ -85,9 +87,9 @@ def run(args: argparse.Namespace, directory: Path) -> Report:
         check_same(kvactor.host, bare.host)
         both = Bench(kvactor, bare, generator)
         cells = []
-        for name, clients in itertools.product(args.only, args.clients):
-            _progress(f"{name}, {clients} clients")
-            cells.append(both.measure(WORKLOADS[name], clients, plan))
+        for workload, clients in wanted:
+            _progress(f"{workload.name}, {clients} clients")
+            cells.append(both.measure(workload, clients, plan))
         restart = Restart(plan.keys, kvactor.ready_ms, before, kvactor.memory())
     machine = Machine(len(allowed), pin, fsync_us(directory))
     return Report(machine, plan, restart, cells, judge(cells))

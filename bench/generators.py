@@ -9,9 +9,10 @@ from typing import Final
 
 import msgspec
 
-from bench.load import GRACE_SECONDS, Sample
+from bench.counts import Sample
+from bench.load import GRACE_SECONDS
 from bench.servers import BenchError, pinned
-from bench.workloads import KEY_FORMAT, VALUE, Load, Workload
+from bench.workloads import Load, Workload
 
 OWN: Final = "bench.load"
 WRK_SCRIPT: Final = Path(__file__).with_name("wrk.lua")
@@ -26,7 +27,7 @@ class Generator:
 
     def name_for(self, workload: Workload) -> str:
         """Say which program generates `workload`."""
-        return OWN if self._wrk is None or workload.needs_state else "wrk"
+        return "wrk" if self._wrk and workload.requests else OWN
 
     def run(self, host: str, load: Load) -> tuple[Sample, float]:
         """Load `host`; return what was seen, and the generator's CPU seconds."""
@@ -52,11 +53,11 @@ class Generator:
     def _command(self, host: str, load: Load) -> list[str]:
         workload = load.workload
         clients, seconds, keys = (str(number) for number in (load.clients, load.seconds, load.keys))
-        if self._wrk is None or workload.needs_state:
+        if not (self._wrk and workload.requests):
             return [sys.executable, "-m", OWN, host, workload.name, clients, seconds, keys]
         options = ["-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "10s", "-s", str(WRK_SCRIPT)]
-        arguments = [str(workload.reads), keys, KEY_FORMAT, VALUE]
-        return [self._wrk, *options, f"http://{host}", "--", *arguments]
+        kinds = [text for share, kind in workload.requests for text in (str(share), kind.text(host))]
+        return [self._wrk, *options, f"http://{host}", "--", keys, *kinds]
 
 
 def find_wrk() -> str | None:

@@ -10,46 +10,23 @@ import asyncio
 import itertools
 import random
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import msgspec
 import uvloop
 
-from bench.workloads import FILL, WORKLOADS, Load, Requests, Script
+from bench.counts import Run, Sample
+from bench.feed import Subscriber
+from bench.workloads import FILL, SET, STAMPED_PUT, WORKLOADS, Load, Request, Script, transaction
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 GRACE_SECONDS: Final = 30
 
-
-class Sample(msgspec.Struct, frozen=True):
-    """What a generator saw: answers, errors among them or instead of them, and latency in
-    microseconds."""
-
-    requests: int
-    errors: int
-    seconds: float
-    p50_us: float
-    p99_us: float
-
-
-class Run:
-    """What the clients share: the clock and the counts."""
-
-    def __init__(self) -> None:
-        self.deadline = 0.0
-        self.latencies: list[float] = []
-        self.errors = 0
-
-    def going(self) -> bool:
-        """Tell whether there is time left for another round of a script."""
-        return time.perf_counter() < self.deadline
-
-    def sample(self, started: float) -> Sample:
-        """Sum up what was counted between `started` and now or the deadline."""
-        seconds = min(time.perf_counter(), self.deadline) - started
-        ordered = sorted(self.latencies) or [0.0]
-        p50, p99 = (ordered[int(len(ordered) * share)] * 1e6 for share in (0.50, 0.99))
-        return Sample(len(self.latencies), self.errors, seconds, p50, p99)
+#: How many of each request with many keys are made, once.
+POOL: Final = 256
 
 
 class Client(asyncio.Protocol):
@@ -82,8 +59,7 @@ class Client(asyncio.Protocol):
         self._received = b""
         ok, body = answer
         self._run.errors += not ok
-        if now < self._run.deadline:
-            self._run.latencies.append(now - self._sent)
+        self._run.count(self._sent, now)
         self._advance(body if ok else None)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -119,69 +95,113 @@ def split(received: bytes) -> tuple[bool, bytes] | None:
     return head[9:10] == b"2", body
 
 
-def random_requests(run: Run, requests: Requests, load: Load, index: int) -> Script:
-    """Read or write any keys at random, in the workload's proportion."""
-    draw = random.Random(index).random
+class Drawn:
+    """A workload's requests, drawn at random in its proportion."""
+
+    def __init__(self, host: str, load: Load) -> None:
+        self._host = host
+        self._keys = load.keys
+        self._random = random.Random(1)
+        self._shares, self._kinds = zip(*load.workload.requests, strict=True)
+        self._pools = {
+            kind: [self._make(kind) for _ in range(POOL)] for kind in self._kinds if kind.numbers > 1
+        }
+
+    def draw(self) -> bytes:
+        """Return one."""
+        (kind,) = self._random.choices(self._kinds, self._shares)
+        pool = self._pools.get(kind)
+        return self._random.choice(pool) if pool else self._make(kind)
+
+    def _make(self, kind: Request) -> bytes:
+        numbers = (self._random.randrange(self._keys) for _ in range(kind.numbers))
+        return kind.raw(self._host, *numbers)
+
+
+def drawn(run: Run, requests: Drawn) -> Script:
+    """Ask at random."""
     while run.going():
-        kind = requests.get if draw() * 100 < load.workload.reads else requests.set
-        yield kind(int(draw() * load.keys))
+        yield requests.draw()
 
 
-def transactions(run: Run, requests: Requests, load: Load, index: int) -> Script:
+def transactions(run: Run, host: str, numbers: range) -> Script:
     """Run transactions one after the other, over keys that no other client uses."""
-    for number in itertools.cycle(range(index, load.keys, load.clients)):
+    for number in itertools.cycle(numbers):
         if not run.going():
             return
-        yield from requests.transaction(number)
+        yield from transaction(host, number)
 
 
-def fill(run: Run, requests: Requests, load: Load, index: int) -> Script:
+def fill(run: Run, host: str, numbers: range) -> Script:
     """Set this client's share of the keys once."""
-    for number in range(index, load.keys, load.clients):
+    for number in numbers:
         if not run.going():
             return
-        yield requests.set(number)
+        yield SET.raw(host, number)
 
 
-SCRIPTS: Final = {
-    "get": random_requests,
-    "set": random_requests,
-    "mix": random_requests,
-    "transaction": transactions,
-    "fill": fill,
-}
+def stamped(run: Run, host: str, numbers: range) -> Script:
+    """Write values that say when they were sent, over keys that no other client uses."""
+    for number in itertools.cycle(numbers):
+        if not run.going():
+            return
+        yield STAMPED_PUT.raw(host, number, time.perf_counter_ns())
+
+
+SCRIPTS: Final = {"transaction": transactions, "fill": fill, "feed": stamped}
+
+
+def scripts(run: Run, host: str, load: Load) -> list[Script]:
+    """Return what each client plays."""
+    if load.workload.requests:
+        requests = Drawn(host, load)
+        return [drawn(run, requests) for _ in range(load.clients)]
+    script = SCRIPTS[load.workload.name]
+    shares = (range(first, load.keys, load.clients) for first in range(load.clients))
+    return [script(run, host, share) for share in shares]
+
+
+async def connect(host: str, protocols: list[Callable[[], P]]) -> list[P]:
+    """Connect to `host` once for each protocol."""
+    loop = asyncio.get_running_loop()
+    address, port = host.split(":")
+    return [(await loop.create_connection(one, address, int(port)))[1] for one in protocols]
 
 
 async def play(host: str, load: Load) -> Sample:
     """Connect all clients, then let them play until the time is up."""
-    run, requests = Run(), Requests(host)
-    script = SCRIPTS[load.workload.name]
-    loop = asyncio.get_running_loop()
-    address, port = host.split(":")
-    players = []
-    for index in range(load.clients):
-        client = partial(Client, run, script(run, requests, load, index))
-        players.append((await loop.create_connection(client, address, int(port)))[1])
+    asking, following = Run(), Run()
+    subscribers = await connect(
+        host, [partial(Subscriber, host, following)] * load.workload.subscribers
+    )
+    for subscriber in subscribers:
+        await asyncio.wait_for(subscriber.ready, GRACE_SECONDS)
+    clients = await connect(
+        host, [partial(Client, asking, script) for script in scripts(asking, host, load)]
+    )
     started = time.perf_counter()
-    run.deadline = started + load.seconds
-    for player in players:
-        player.start()
-    await asyncio.wait([player.done for player in players], timeout=load.seconds + GRACE_SECONDS)
-    run.errors += sum(not player.done.done() for player in players)
-    return run.sample(started)
+    asking.deadline = following.deadline = started + load.seconds
+    for client in clients:
+        client.start()
+    await asyncio.wait([client.done for client in clients], timeout=load.seconds + GRACE_SECONDS)
+    asking.errors += sum(not client.done.done() for client in clients)
+    for subscriber in subscribers:
+        subscriber.close()
+    counted = following if subscribers else asking
+    return counted.sample(started, asking.errors + following.errors)
 
 
 def main() -> None:
     """Read the command line, run, and print the sample."""
+    workloads = {**WORKLOADS, FILL.name: FILL}
     parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
     parser.add_argument("host")
-    parser.add_argument("workload", choices=SCRIPTS)
+    parser.add_argument("workload", choices=workloads)
     parser.add_argument("clients", type=int)
     parser.add_argument("seconds", type=int)
     parser.add_argument("keys", type=int)
     args = parser.parse_args()
-    workload = WORKLOADS.get(args.workload, FILL)
-    load = Load(workload, args.clients, args.seconds, args.keys)
+    load = Load(workloads[args.workload], args.clients, args.seconds, args.keys)
     sample = uvloop.run(play(args.host, load))
     print(msgspec.json.encode(sample).decode())
 

@@ -6,7 +6,6 @@ counts, with the extremes.
 """
 
 import time
-from collections.abc import Callable
 from statistics import median
 from typing import Final
 
@@ -18,10 +17,14 @@ from bench.workloads import TARGETS, Load, Target, Workload
 
 WARM_UP_SECONDS: Final = 1
 
+#: What starting the generator and waiting for quiet take, about.
+SETTLE_SECONDS: Final = 0.5
+
 
 class Turn(msgspec.Struct, frozen=True):
     """One server's turn under load.
 
+    `rate` is per second, and `cpu_us` of each, of what the workload counts; latency is of requests.
     CPU is the server process's, with the work that it put off. The shares are of one core: a busy
     generator limits what can be measured, other processes disturb it.
     """
@@ -48,35 +51,37 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Round(msgspec.Struct, frozen=True):
-    """Both servers' turns."""
+    """Both servers' turns; kvactor's alone where there is nothing to compare with."""
 
     kvactor: Turn
-    bare: Turn
+    bare: Turn | None
 
     @property
-    def turns(self) -> tuple[Turn, Turn]:
-        """Both, whichever came first."""
-        return self.kvactor, self.bare
+    def turns(self) -> list[Turn]:
+        """All, whichever came first."""
+        return [self.kvactor] if self.bare is None else [self.kvactor, self.bare]
 
 
 class Cell(msgspec.Struct, frozen=True):
     """One workload, one number of clients: medians, ratios (kvactor to bare), every round."""
 
     workload: str
+    counts: str
     clients: int
     generator: str
     errors: int
     kvactor: dict[str, float]
-    bare: dict[str, float]
+    bare: dict[str, float] | None
     ratio: dict[str, Spread]
     rounds: list[Round]
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """A target, and the worst median ratio among the cells that it covers."""
+    """A target, and the worst median among the cells that it covers."""
 
     target: Target
-    ratio: float
+    counts: str
+    found: float
     met: bool
 
 
@@ -87,6 +92,12 @@ class Plan(msgspec.Struct, frozen=True):
     seconds: int
     keys: int
 
+    def minutes(self, cells: list[tuple[Workload, int]]) -> float:
+        """Return how long it takes to measure cells, about."""
+        turns = sum(1 + workload.bare for workload, _ in cells)
+        per_turn = WARM_UP_SECONDS + self.rounds * self.seconds + (1 + self.rounds) * SETTLE_SECONDS
+        return turns * per_turn / 60
+
 
 class Bench(msgspec.Struct, frozen=True):
     """The two servers, and what loads them."""
@@ -96,17 +107,18 @@ class Bench(msgspec.Struct, frozen=True):
     generator: Generator
 
     def measure(self, workload: Workload, clients: int, plan: Plan) -> Cell:
-        """Warm both servers up, then let them take turns."""
+        """Warm the servers up, then let them take turns."""
+        servers = [self.kvactor, self.bare] if workload.bare else [self.kvactor]
         warm_up = Load(workload, clients, WARM_UP_SECONDS, plan.keys)
         load = Load(workload, clients, plan.seconds, plan.keys)
-        for server in (self.kvactor, self.bare):
+        for server in servers:
             self._turn(server, warm_up)
         rounds = []
         for number in range(plan.rounds):
-            order = (self.bare, self.kvactor) if number % 2 else (self.kvactor, self.bare)
+            order = reversed(servers) if number % 2 else servers
             turns = {server.name: self._turn(server, load) for server in order}
-            rounds.append(Round(turns[self.kvactor.name], turns[self.bare.name]))
-        return summarise(workload.name, clients, self.generator.name_for(workload), rounds)
+            rounds.append(Round(turns[self.kvactor.name], turns.get(self.bare.name)))
+        return summarise(workload, clients, self.generator.name_for(workload), rounds)
 
     def _turn(self, server: Server, load: Load) -> Turn:
         started, machine, cpu = time.perf_counter(), machine_cpu_seconds(), server.cpu_seconds()
@@ -118,11 +130,12 @@ class Bench(msgspec.Struct, frozen=True):
         server.settle()
         if not sample.requests:
             raise BenchError(f"{server.name}: no answer at all, {sample.errors} errors")
+        counted = sample.requests * load.workload.each
         return Turn(
-            rate=sample.requests / sample.seconds,
+            rate=counted / sample.seconds,
             p50_us=sample.p50_us,
             p99_us=sample.p99_us,
-            cpu_us=(server.cpu_seconds() - cpu) / sample.requests * 1e6,
+            cpu_us=(server.cpu_seconds() - cpu) / counted * 1e6,
             requests=sample.requests,
             errors=sample.errors,
             generator_share=generator_cpu / seconds,
@@ -130,25 +143,26 @@ class Bench(msgspec.Struct, frozen=True):
         )
 
 
-def summarise(workload: str, clients: int, generator: str, rounds: list[Round]) -> Cell:
+def summarise(workload: Workload, clients: int, generator: str, rounds: list[Round]) -> Cell:
     """Take medians, ratios and errors from the rounds of a cell."""
+    pairs = [(each.kvactor, each.bare) for each in rounds if each.bare is not None]
 
-    def medians(pick: Callable[[Round], Turn]) -> dict[str, float]:
-        turns = [pick(each) for each in rounds]
+    def medians(turns: list[Turn]) -> dict[str, float]:
         return {metric: median(getattr(turn, metric) for turn in turns) for metric in METRICS}
 
     def spread(metric: str) -> Spread:
-        ratios = [getattr(each.kvactor, metric) / getattr(each.bare, metric) for each in rounds]
+        ratios = [getattr(mine, metric) / getattr(theirs, metric) for mine, theirs in pairs]
         return Spread(median(ratios), min(ratios), max(ratios))
 
     return Cell(
-        workload,
+        workload.name,
+        workload.counts,
         clients,
         generator,
-        sum(each.kvactor.errors + each.bare.errors for each in rounds),
-        medians(lambda each: each.kvactor),
-        medians(lambda each: each.bare),
-        {metric: spread(metric) for metric in METRICS},
+        sum(turn.errors for each in rounds for turn in each.turns),
+        medians([each.kvactor for each in rounds]),
+        medians([theirs for _, theirs in pairs]) if pairs else None,
+        {metric: spread(metric) for metric in METRICS} if pairs else {},
         rounds,
     )
 
@@ -157,11 +171,15 @@ def judge(cells: list[Cell]) -> list[Verdict]:
     """Hold the cells against the targets; a target without a cell has no verdict."""
     verdicts = []
     for target in TARGETS:
-        ratios = [
-            cell.ratio["rate"].median
+        covered = [
+            cell
             for cell in cells
             if cell.workload == target.workload and cell.clients >= target.clients
         ]
-        if ratios:
-            verdicts.append(Verdict(target, min(ratios), min(ratios) >= target.ratio))
+        if covered:
+            found = min(
+                cell.kvactor["rate"] if target.absolute else cell.ratio["rate"].median
+                for cell in covered
+            )
+            verdicts.append(Verdict(target, covered[0].counts, found, found >= target.least))
     return verdicts

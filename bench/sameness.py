@@ -1,19 +1,19 @@
 """Are the answers of the two servers comparable? Asked before anything is measured.
 
 A ratio says something only if both servers send the same thing: status, header names and content
-type must be equal; so must the body's bytes, or, where a body carries an id or a time, its names.
+type must be equal; so must the body, but for its numbers and for what its strings say: revisions,
+ids, times.
 """
 
 import socket
+from collections.abc import Iterator
 from http.client import HTTPResponse
 
 import msgspec
 
 from bench.servers import BenchError
-from bench.workloads import Requests, Script
+from bench.workloads import WORKLOADS, Script, transaction
 
-STEPS = ("set", "get", "create", "transaction's get", "transaction's set", "commit")
-VARYING = {"create", "commit"}
 SUCCESS = range(200, 300)
 
 
@@ -23,46 +23,52 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     headers: list[str]
     content_type: str
-    body: bytes | list[str]
+    body: object
 
 
 def check_same(host: str, other: str) -> None:
     """Ask both servers for one answer of each kind. Raises BenchError where they differ."""
-    for step, mine, theirs in zip(STEPS, _answers(host), _answers(other), strict=True):
+    for (request, mine), (_, theirs) in zip(_answers(host), _answers(other), strict=True):
         if mine != theirs or mine.status not in SUCCESS:
-            raise BenchError(f"the answers to {step} are not comparable:\n  {mine}\n  {theirs}")
+            raise BenchError(f"the answers to {request} are not comparable:\n  {mine}\n  {theirs}")
 
 
-def _answers(host: str) -> list[Answer]:
-    requests = Requests(host)
+def _answers(host: str) -> Iterator[tuple[str, Answer]]:
     address, port = host.split(":")
     with socket.create_connection((address, int(port)), timeout=10) as connection:
-        script = _probe(requests)
+        script = _probe(host)
         request = next(script)
-        answers: list[Answer] = []
         try:
             while True:
                 connection.sendall(request)
                 response = HTTPResponse(connection)
                 response.begin()
                 body = response.read()
-                answers.append(_answer(STEPS[len(answers)], response, body))
+                yield request.partition(b" HTTP/")[0].decode(), _answer(response, body)
                 request = script.send(body if response.status in SUCCESS else None)
         except StopIteration:
-            return answers
+            return
 
 
-def _probe(requests: Requests) -> Script:
-    yield requests.set(0)
-    yield requests.get(0)
-    yield from requests.transaction(0)
+def _probe(host: str) -> Script:
+    for kind in dict.fromkeys(kind for each in WORKLOADS.values() for _, kind in each.requests):
+        yield kind.raw(host, *range(kind.numbers))
+    yield from transaction(host, 0)
 
 
-def _answer(step: str, response: HTTPResponse, body: bytes) -> Answer:
-    names = response.status in SUCCESS and step in VARYING
+def _answer(response: HTTPResponse, body: bytes) -> Answer:
     return Answer(
         response.status,
         sorted(name.lower() for name, _ in response.getheaders()),
         response.headers.get("Content-Type", ""),
-        sorted(msgspec.json.decode(body, type=dict[str, object])) if names else body,
+        _shape(msgspec.json.decode(body)),
     )
+
+
+def _shape(value: object) -> object:
+    """Return a JSON value with zeros for numbers, and for strings their lengths."""
+    if isinstance(value, dict):
+        return {name: _shape(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_shape(inner) for inner in value]
+    return len(value) if isinstance(value, str) else 0

@@ -1,22 +1,39 @@
--- Random GETs and SETs for wrk, and its result as one line of JSON (as bench/load.py prints it).
--- Arguments: the share of GETs in percent, the number of keys, the key format, the value. The seed is fixed.
+-- Requests for wrk, drawn at random, and its result as one line of JSON (as bench/load.py prints it).
+-- Arguments: the number of keys; then, of each request, its share in percent and its text, a format that takes
+-- the numbers of keys. Those that take many are made once. The seed is fixed.
 
-local reads, keys, key_format, value, host
+local POOL = 256
+local keys, kinds = 0, {}
+
+local function make(kind)
+  local numbers = {}
+  for i = 1, kind.numbers do
+    numbers[i] = math.random(keys) - 1
+  end
+  return string.format(kind.text, unpack(numbers))
+end
 
 function init(args)
-  reads, keys, key_format, value = tonumber(args[1]), tonumber(args[2]), args[3], args[4]
-  host = wrk.headers["Host"]
   math.randomseed(1)
+  keys = tonumber(args[1])
+  for i = 2, #args, 2 do
+    local kind = { share = tonumber(args[i]), text = args[i + 1], pool = {} }
+    kind.numbers = select(2, kind.text:gsub("%%", ""))
+    for n = 1, kind.numbers > 1 and POOL or 0 do
+      kind.pool[n] = make(kind)
+    end
+    table.insert(kinds, kind)
+  end
 end
 
 function request()
-  local key = string.format(key_format, math.random(keys) - 1)
-  if math.random() * 100 < reads then
-    return "GET /get/" .. key .. " HTTP/1.1\r\nHost: " .. host .. "\r\n\r\n"
+  local draw = math.random() * 100
+  for _, kind in ipairs(kinds) do
+    draw = draw - kind.share
+    if draw < 0 then
+      return kind.pool[math.random(POOL)] or make(kind)
+    end
   end
-  local body = '{"key":"' .. key .. '","value":"' .. value .. '"}'
-  return "POST /set HTTP/1.1\r\nHost: " .. host .. "\r\nContent-Type: application/json\r\nContent-Length: "
-    .. #body .. "\r\n\r\n" .. body
 end
 
 function done(summary, latency)

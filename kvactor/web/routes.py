@@ -126,7 +126,6 @@ IF_ABSENT = Header(
     errors=(errors.PreconditionFailed,),
 )
 IF_CHANGED = Header("If-None-Match", "304 if the key has one of these entity tags.", _Tags)
-ACCEPT = Header("Accept", "`text/event-stream` asks for server-sent events.")
 LAST_EVENT_ID = Header(
     "Last-Event-ID",
     "Of server-sent events: go on after this revision; wins over `since`.",

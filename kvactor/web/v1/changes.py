@@ -22,7 +22,7 @@ from kvactor.records import HIDDEN, Revision
 from kvactor.settings import Settings
 from kvactor.web.answers import REVISION, answer
 from kvactor.web.requests import query_of, revision_of
-from kvactor.web.routes import ACCEPT, LAST_EVENT_ID, Reply, Route
+from kvactor.web.routes import LAST_EVENT_ID, Reply, Route
 from kvactor.web.values import JSON, Item, any_of, encode, item, moment
 
 log = logging.getLogger(__name__)
@@ -88,9 +88,14 @@ class ChangeRoutes:
                 path="/v1/changes",
                 handler=self.changes,
                 summary="The revisions after one: a page, a long poll, or a stream",
-                headers=(ACCEPT, LAST_EVENT_ID),
+                headers=(LAST_EVENT_ID,),
                 query=ChangesQuery,
-                answers={200: Reply("The revisions, in order.", {JSON: ChangesPage, EVENTS: bytes})},
+                answers={
+                    200: Reply(
+                        "The revisions, in order; server-sent events where `Accept` asks for those.",
+                        {JSON: ChangesPage, EVENTS: bytes},
+                    )
+                },
                 errors=(errors.HistoryGone, errors.RevisionInFuture, errors.TooManySubscribers),
             )
         ]
@@ -100,15 +105,13 @@ class ChangeRoutes:
         query = query_of(request, ChangesQuery)
         since = self._actor.revision if query.since == "now" else query.since
         prefix = query.prefix.encode()
+        resumed = request.headers.get("Last-Event-ID")
+        last = None if resumed is None else revision_of(resumed)
+        if resumed is not None and last is None:
+            raise InvalidRequest("Last-Event-ID is not a revision.")
         if EVENTS in request.headers.get("Accept", ""):
-            resumed = request.headers.get("Last-Event-ID")
-            if resumed is not None:
-                last = revision_of(resumed)
-                if last is None:
-                    raise InvalidRequest("Last-Event-ID is not a revision.")
-                since = last
             with self._subscribed():
-                return await self._follow(request, since, prefix)
+                return await self._follow(request, since if last is None else last, prefix)
         if query.wait:
             with self._subscribed():
                 return await self._page(query, since, prefix)

@@ -7,15 +7,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
 import kvactor
 from kvactor.errors import CrossOrigin, InvalidKey, InvalidRequest, KvactorError
 from kvactor.web.errors import INTERNAL_ERROR, STATUS, Problem, SeedError, in_v1
-from kvactor.web.routes import ALLOW, ASKING, AT, RETRY_AFTER, Header, Route
+from kvactor.web.routes import ASKING, AT, RETRY_AFTER, Header, Route
 
 Document = dict[str, Any]
 
@@ -27,8 +26,6 @@ problem documents (RFC 9457) with a stable `code`; elsewhere they are `{"error"}
 listed here is answered with 404 `not_found`, a method that is not with 405 `method_not_allowed` and
 `Allow`, an `Expect` other than `100-continue` with 417 `expectation_failed`.
 """
-
-_Key = Annotated[str, Meta(min_length=1)]
 
 
 def document(families: Mapping[str, Sequence[Route]], max_key_size: int) -> Document:
@@ -90,7 +87,7 @@ class _Schemas:
 
 
 def _types(routes: Iterable[Route]) -> Iterator[Any]:
-    yield from (Problem, SeedError, *(one.type for one in (AT, RETRY_AFTER, ALLOW)))
+    yield from (Problem, SeedError, *(one.type for one in (AT, RETRY_AFTER)))
     for route in routes:
         if route.query:
             yield route.query

@@ -93,7 +93,7 @@ def said(kind: Any, description: str = "Done.", *headers: Header) -> Reply:
 #: What can go wrong wherever the owner is asked.
 ASKING: Errors = (errors.Overloaded, errors.Stopping, errors.OutcomeUnknown)
 #: What can go wrong where something is written.
-WRITING: Errors = (errors.StorageFull, errors.TransactionTooLarge)
+WRITING: Errors = (errors.StorageFull, errors.TransactionTooLarge, errors.RecordDamaged)
 #: What can go wrong in a transaction.
 GONE: Errors = (errors.TransactionNotFound, errors.TransactionConflict)
 
@@ -148,7 +148,6 @@ EXPIRES_AT = Header("Kvactor-Expires-At", "When the key ends by itself: RFC 3339
 RETRY_AFTER = Header(
     "Retry-After", "Seconds after which to try again.", Annotated[int, Meta(ge=0)], required=True
 )
-ALLOW = Header("Allow", "The methods that the path has.", required=True)
 
 
 def always(headers: Mapping[str, str]) -> tuple[Header, ...]:

@@ -225,7 +225,6 @@ class BatchRoutes:
                     errors.BatchTooLarge,
                     errors.RangeTooLarge,
                     errors.AnswerTooLarge,
-                    errors.RecordDamaged,
                     *WRITING,
                 ),
             )

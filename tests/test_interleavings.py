@@ -8,20 +8,24 @@ time allows.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations, combinations_with_replacement, permutations
+from itertools import combinations, combinations_with_replacement, permutations, product
 from typing import Any, NamedTuple
 
 import pytest
 
-from kvactor.errors import KeyNotFound, TransactionConflict
+from kvactor.errors import KeyNotFound, PreconditionFailed, TransactionConflict
 from kvactor.messages import (
     OUTSIDE,
+    Batch,
     Begin,
     Commit,
     Delete,
+    DeleteRange,
     Get,
+    Increment,
     Message,
     Open,
+    Presence,
     Range,
     Rollback,
     Set,
@@ -77,6 +81,18 @@ LONG = (
         "clear k", ("set", "k9", "9"), ("range", "k", "l"), ("delete", "k9"), ("range", "j", "m")
     ),
 )
+BATCHES = (
+    plain("add 1", ("add", "n", "1")),
+    plain("add 10", ("add", "n", "10")),
+    plain("create n", ("create", "n", "7")),
+    plain("clear k to o", ("clear", "k", "o")),
+    plain("read n plainly", ("get", "n")),
+    transaction("add 100 in a transaction", ("add", "n", "100")),
+    transaction("read n, add 1000", ("get", "n"), ("add", "n", "1000")),
+    transaction("set n blindly", ("set", "n", "5")),
+    transaction("clear k to o, add k1", ("clear", "k", "o"), ("set", "k1", "1")),
+    transaction("create n, read k to o", ("create", "n", "8"), ("range", "k", "o")),
+)
 
 
 def interleavings(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -107,6 +123,12 @@ def message(step: Step, within: Within) -> Message[Any]:
             return Delete(keys[0], within)
         case "range":
             return Range(keys[0], keys[1], within=within)
+        case "add":
+            return Batch((), (Increment(keys[0], int(keys[1])),), within)
+        case "create":
+            return Set(keys[0], keys[1], "text/plain", within, expected=Presence.ABSENT)
+        case "clear":
+            return DeleteRange(keys[0], keys[1], within)
         case "begin":
             return Begin(within)
         case "rollback":
@@ -118,12 +140,16 @@ def seen(step: Step, said: Said[Any]) -> object:
     """What a client sees of an answer."""
     if isinstance(said.error, KeyNotFound):
         return None
+    if isinstance(said.error, PreconditionFailed):
+        return "taken"
     if said.error is not None:
         return said.error
     if step[0] == "get":
         return value_of(said.result).decode()
     if step[0] == "range":
         return [(key.decode(), value_of(record).decode()) for key, record in said.result.items]
+    if step[0] in ("add", "clear"):
+        return said.result.results
     return "ok"
 
 
@@ -202,6 +228,17 @@ def serial(program: Program, data: Data) -> tuple[list[object], Data]:
             view = "ok" if top.pop(arguments[0], None) is not None else None
         elif name == "range":
             view = [(key, top[key]) for key in sorted(top) if arguments[0] <= key < arguments[1]]
+        elif name == "add":
+            top[arguments[0]] = str(int(top.get(arguments[0], "0")) + int(arguments[1]))
+            view = [int(top[arguments[0]])]
+        elif name == "create":
+            view = "taken" if arguments[0] in top else "ok"
+            top.setdefault(arguments[0], arguments[1])
+        elif name == "clear":
+            found = [key for key in top if arguments[0] <= key < arguments[1]]
+            for key in found:
+                del top[key]
+            view = [len(found)]
         elif name == "begin":
             stack.append(dict(top))
         elif name == "rollback":
@@ -258,16 +295,20 @@ def name(programs: Sequence[Program]) -> str:
 
 PAIRS = [*combinations_with_replacement(SHORT, 2), *combinations_with_replacement(LONG, 2)]
 MIXED = [(short, long) for short in SHORT for long in LONG]
-TRIPLES = list(combinations(SHORT[:5], 3))
+TRIPLES = [*combinations(SHORT[:5], 3), *combinations(BATCHES[1:7], 3)]
 
 
-@pytest.mark.parametrize("programs", [*PAIRS, *MIXED], ids=name)
+@pytest.mark.parametrize("programs", [*PAIRS, *MIXED, *product(BATCHES, SHORT[3:5])], ids=name)
 def test_every_interleaving_of_a_pair_is_strictly_serializable(programs: tuple[Program, ...]) -> None:
     for schedule in interleavings([len(program.steps) for program in programs]):
         check(programs, schedule)
 
 
-@pytest.mark.parametrize("programs", list(combinations_with_replacement(SHORT, 2)), ids=name)
+@pytest.mark.parametrize(
+    "programs",
+    [*combinations_with_replacement(SHORT, 2), *combinations_with_replacement(BATCHES, 2)],
+    ids=name,
+)
 def test_every_interleaving_of_a_pair_and_the_disk_is_strictly_serializable(
     programs: tuple[Program, ...],
 ) -> None:

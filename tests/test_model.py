@@ -4,30 +4,45 @@ Random runs, invariants after each step.
 """
 
 import os
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kvactor.errors import (
+    ChecksFailed,
     KeyNotFound,
     KvactorError,
+    NotAnInteger,
     NoTransaction,
+    PreconditionFailed,
     TransactionConflict,
     TransactionNotFound,
 )
 from kvactor.messages import (
     OUTSIDE,
     SHARED,
+    Batch,
     Begin,
+    Check,
     Commit,
     Delete,
+    DeleteRange,
     Drop,
+    Expected,
     Get,
+    Increment,
     Message,
     Open,
+    Operation,
+    Page,
+    Presence,
     Range,
+    Result,
     Rollback,
     Set,
     Status,
@@ -54,10 +69,11 @@ TTL = st.sampled_from([None, None, None, 1, 50, 1000])
 IDLE = 30_000
 
 Request = tuple[str, Within, bytes, bytes, int | None, int, bool, bool]
+# "1" and "2" are two clients, each with an isolated transaction of its own
+WITHIN: st.SearchStrategy[Within] = st.sampled_from([OUTSIDE, OUTSIDE, SHARED, "1", "1", "2", "2"])
 REQUEST = st.tuples(
     st.sampled_from([what for what, weight in WEIGHTS.items() for _ in range(weight)]),
-    # "1" and "2" are two clients, each with an isolated transaction of its own
-    st.sampled_from([OUTSIDE, OUTSIDE, SHARED, "1", "1", "2", "2"]),
+    WITHIN,
     KEYS,
     st.binary(max_size=40),
     TTL,
@@ -67,14 +83,42 @@ REQUEST = st.tuples(
     st.sampled_from([True, True, True, False]),
 )
 
-Data = dict[bytes, tuple[bytes, float]]
+#: None stands for the revision that the key has.
+Condition = Expected | None
+EXPECTED: st.SearchStrategy[Condition] = st.sampled_from(
+    [None, None, None, None, Presence.PRESENT, Presence.ABSENT, (1,)]
+)
+WRITE: st.SearchStrategy[Set | Delete] = st.one_of(
+    st.builds(
+        Set,
+        KEYS,
+        st.sampled_from([b"7", b"-1", b"x", b"9223372036854775807"]),
+        st.just(""),
+        st.just(OUTSIDE),
+        TTL,
+    ),
+    st.builds(Delete, KEYS),
+)
+ENDS = st.sampled_from([b"b", b"ba", b"c", None])
+OPERATION: st.SearchStrategy[Operation] = st.one_of(
+    WRITE,
+    st.builds(Get, KEYS),
+    st.builds(Increment, KEYS, st.integers(-2, 2)),
+    st.builds(Range, KEYS, ENDS, st.integers(1, 4), st.booleans()),
+    st.builds(DeleteRange, KEYS, ENDS),
+)
+INTEGER = re.compile(rb"[ \t\n\r]*-?(0|[1-9][0-9]*)[ \t\n\r]*")
+
+#: value, when it expires, revision (0: a draft)
+Entry = tuple[bytes, float, int]
+Data = dict[bytes, Entry]
 
 
 class Naive:
     """A transaction, naively: its writes level by level, and all that it has read."""
 
     def __init__(self, now: int) -> None:
-        self.levels: list[dict[bytes, tuple[bytes, float] | None]] = [{}]
+        self.levels: list[dict[bytes, Entry | None]] = [{}]
         self.keys: list[bytes] = []
         self.ranges: list[tuple[bytes, bytes]] = []
         self.until = float("inf")
@@ -104,8 +148,8 @@ class CoreAgainstModel(RuleBasedStateMachine):
 
     # -- the model --
 
-    def alive(self, entry: tuple[bytes, float] | None) -> bytes | None:
-        return None if entry is None or entry[1] <= self.desk.now else entry[0]
+    def alive(self, entry: Entry | None) -> Entry | None:
+        return None if entry is None or entry[1] <= self.desk.now else entry
 
     def find(self, within: Within) -> Naive | type[KvactorError] | None:
         """The open transaction, what is wrong with it, or None."""
@@ -122,7 +166,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
             one.used = self.desk.now
         return one
 
-    def look(self, one: Naive | None, key: bytes) -> bytes | None:
+    def look(self, one: Naive | None, key: bytes) -> Entry | None:
         for level in reversed(one.levels if one else []):
             if key in level:
                 return self.alive(level[key])
@@ -134,14 +178,14 @@ class CoreAgainstModel(RuleBasedStateMachine):
             if self.alive(self.data.get(key)) is not None:
                 one.until = min(one.until, self.data[key][1])
 
-    def write(self, changes: dict[bytes, tuple[bytes, float] | None]) -> None:
+    def write(self, changes: dict[bytes, Entry | None]) -> None:
         changed = [key for key, entry in changes.items() if entry is not None or key in self.data]
         for key in changed:
             entry = changes[key]
             if entry is None:
                 del self.data[key]
             else:
-                self.data[key] = entry
+                self.data[key] = (*entry[:2], self.revision + 1)
             for one in self.open.values():
                 if key in one.keys or any(start <= key < end for start, end in one.ranges):
                     one.conflicted = True
@@ -166,6 +210,8 @@ class CoreAgainstModel(RuleBasedStateMachine):
                 assert [(key, value_of(record)) for key, record in said.result.items] == expected
             elif isinstance(expected, bytes):
                 assert value_of(said.result) == expected
+            elif isinstance(expected, tuple):
+                assert tuple(plain(result) for result in said.result.results) == expected
             else:
                 assert said.error is None, said.error
         self.late.clear()
@@ -191,13 +237,13 @@ class CoreAgainstModel(RuleBasedStateMachine):
             return self.expect(Get(key, within), TransactionConflict)
         self.note(within, one, key)
         found = self.look(one, key)
-        self.expect(Get(key, within), KeyNotFound if found is None else found)
+        self.expect(Get(key, within), KeyNotFound if found is None else found[0])
         return None
 
     def put(self, key: bytes, value: bytes, within: Within, ttl: int | None) -> None:
         within = self.id(within)
         message = Set(key, value, "", within, ttl)
-        entry = (value, float("inf") if ttl is None else self.desk.now + ttl)
+        entry = self.draft(message)
         one = self.find(within)
         if isinstance(one, type):
             return self.expect(message, one)
@@ -237,13 +283,19 @@ class CoreAgainstModel(RuleBasedStateMachine):
             return self.expect(message, TransactionConflict)
         if one is None and self.journal.pending:
             return None
+        self.expect(message, self.found(within, one, start, end, limit, reverse))
+        return None
+
+    def found(
+        self, within: Within, one: Naive | None, start: bytes, end: bytes, limit: int, reverse: bool
+    ) -> list[tuple[bytes, bytes]]:
         names = set(self.data)
         for level in one.levels if one else []:
             names |= set(level)
         found = [
-            (key, value)
+            (key, entry[0])
             for key in sorted(names, reverse=reverse)
-            if start <= key < end and (value := self.look(one, key)) is not None
+            if start <= key < end and (entry := self.look(one, key)) is not None
         ]
         if len(found) > limit:
             found = found[:limit]
@@ -253,8 +305,130 @@ class CoreAgainstModel(RuleBasedStateMachine):
             for key, _ in found:
                 if not any(key in level for level in one.levels):
                     one.until = min(one.until, self.data[key][1])
-        self.expect(message, found)
+        return found
+
+    # -- more than one plain read or write --
+
+    def unit(self, message: Message[Any], within: Within, do: Callable[[Naive], object]) -> None:
+        """Expect what `do` says, an error class or a result; only then what it wrote is written."""
+        one = self.find(within)
+        if isinstance(one, type):
+            return self.expect(message, one)
+        if one and one.conflicted and isinstance(within, str):
+            return self.expect(message, TransactionConflict)
+        unit = one or Naive(self.desk.now)
+        unit.levels.append({})
+        expected = do(unit)
+        level = unit.levels.pop()
+        if one is None and not isinstance(expected, type):
+            self.write(level)
+        elif not isinstance(expected, type):
+            unit.levels[-1].update(level)
+        self.expect(message, expected)
         return None
+
+    def expected(self, one: Naive | None, key: bytes, condition: Condition) -> Expected:
+        if condition is not None:
+            return condition
+        entry = self.look(one, key)
+        return Presence.ABSENT if entry is None else (entry[2],)
+
+    def holds(self, within: Within, unit: Naive, key: bytes, expected: Expected) -> bool:
+        self.note(within, unit, key)
+        entry = self.look(unit, key)
+        if isinstance(expected, Presence):
+            return (entry is None) == (expected is Presence.ABSENT)
+        return entry is not None and entry[2] in expected
+
+    def draft(self, message: Set) -> Entry:
+        return message.value, float("inf") if message.ttl is None else self.desk.now + message.ttl, 0
+
+    def operate(self, within: Within, unit: Naive, one: Operation) -> object:
+        top = unit.levels[-1]
+        if isinstance(one, Range | DeleteRange):
+            end = b"\xff" if one.end is None else one.end
+            if isinstance(one, Range):
+                return self.found(within, unit, one.start, end, one.limit, one.reverse)
+            found = self.found(within, unit, one.start, end, 1000, False)
+            top.update({key: None for key, _ in found})
+            return len(found)
+        if isinstance(one, Set):
+            top[one.key] = self.draft(one)
+            return None
+        self.note(within, unit, one.key)
+        entry = self.look(unit, one.key)
+        if isinstance(one, Get):
+            return entry and entry[0]
+        if isinstance(one, Delete):
+            if entry is not None:
+                top[one.key] = None
+            return entry is not None
+        value, until, _ = entry or (b"0", float("inf"), 0)
+        if not INTEGER.fullmatch(value) or not -(1 << 63) <= int(value) + one.by < 1 << 63:
+            return NotAnInteger
+        top[one.key] = (b"%d" % (int(value) + one.by), until, 0)
+        return int(value) + one.by
+
+    def operate_all(
+        self, within: Within, unit: Naive, checks: Sequence[Check], operations: Sequence[Operation]
+    ) -> object:
+        # All are looked at, and so read.
+        held = [self.holds(within, unit, check.key, check.expected) for check in checks]
+        if not all(held):
+            return ChecksFailed
+        results: list[object] = []
+        for one in operations:
+            results.append(self.operate(within, unit, one))
+            if isinstance(results[-1], type):
+                return results[-1]
+        return tuple(results)
+
+    def write_if(self, within: Within, unit: Naive, write: Set | Delete, expected: Expected) -> object:
+        if not self.holds(within, unit, write.key, expected):
+            return PreconditionFailed
+        return KeyNotFound if self.operate(within, unit, write) is False else None
+
+    def reopen(self, within: Within, reopen: bool) -> Within:
+        """A client whose transaction has ended may open another."""
+        if isinstance(within, str) and reopen and self.id(within) not in self.open:
+            self.open_another(within)
+        return self.id(within)
+
+    @rule(
+        within=WITHIN,
+        checks=st.lists(st.tuples(KEYS, EXPECTED), max_size=2),
+        operations=st.lists(OPERATION, max_size=5),
+        reopen=st.booleans(),
+    )
+    def batch(
+        self,
+        within: Within,
+        checks: list[tuple[bytes, Condition]],
+        operations: list[Operation],
+        reopen: bool,
+    ) -> None:
+        within = self.reopen(within, reopen)
+        one = self.open.get(within)
+        conditions = tuple(Check(key, self.expected(one, key, condition)) for key, condition in checks)
+        message = Batch(conditions, tuple(operations), within)
+        self.unit(message, within, lambda unit: self.operate_all(within, unit, conditions, operations))
+
+    @rule(within=WITHIN, write=WRITE, condition=EXPECTED, reopen=st.booleans())
+    def conditional_write(
+        self, within: Within, write: Set | Delete, condition: Condition, reopen: bool
+    ) -> None:
+        within = self.reopen(within, reopen)
+        expected = self.expected(self.open.get(within), write.key, condition)
+        message: Message[Any] = msgspec.structs.replace(write, within=within, expected=expected)
+        self.unit(message, within, lambda unit: self.write_if(within, unit, write, expected))
+
+    @rule(within=WITHIN, start=KEYS, end=ENDS, reopen=st.booleans())
+    def delete_range(self, within: Within, start: bytes, end: bytes | None, reopen: bool) -> None:
+        within = self.reopen(within, reopen)
+        message = DeleteRange(start, end, within)
+        self.unit(message, within, lambda unit: (self.operate(within, unit, message),))
+
+    # -- transactions --
 
     def open_another(self, client: str) -> None:
         self.opened[client] += 1
@@ -332,6 +506,19 @@ class CoreAgainstModel(RuleBasedStateMachine):
         for request in requests:
             self.request(*request)
 
+    @rule(
+        client=st.sampled_from([SHARED, "1", "2"]),
+        requests=st.lists(REQUEST, min_size=1, max_size=4),
+        keep=st.booleans(),
+    )
+    def a_level_of_its_own(self, client: Within, requests: list[Request], keep: bool) -> None:
+        self.reopen(client, True)
+        self.begin(client)
+        for what, _, key, value, ttl, limit, reverse, reopen in requests:
+            self.request(what, client, key, value, ttl, limit, reverse, reopen)
+        (self.commit if keep else self.rollback)(client)
+        self.scan(b"a", b"z", client, 4, False)
+
     def request(
         self,
         what: str,
@@ -343,8 +530,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         reverse: bool,
         reopen: bool,
     ) -> None:
-        if isinstance(within, str) and reopen and self.id(within) not in self.open:
-            self.open_another(within)
+        self.reopen(within, reopen)
         match what:
             case "get":
                 self.get(key, within)
@@ -418,8 +604,15 @@ class CoreAgainstModel(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.the_disk_is_fast_again()
         found = self.desk.ask(Range(limit=1000)).result.items
-        alive = {key: value for key in self.data if (value := self.alive(self.data[key])) is not None}
+        alive = {key: entry[0] for key, entry in self.data.items() if self.alive(entry)}
         assert {key: value_of(record) for key, record in found} == alive
+
+
+def plain(result: Result) -> object:
+    """A batch's result as the model has it."""
+    if isinstance(result, Page):
+        return [(key, value_of(record)) for key, record in result.items]
+    return value_of(result) if isinstance(result, bytes) else result
 
 
 CoreAgainstModel.TestCase.settings = settings(

@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 
 EVENTS = "text/event-stream"
 
-#: Events that are kept encoded, for all who follow.
+#: Events that are kept encoded, for all who follow: how many, and how many bytes of them.
 CACHE = 1024
+CACHE_SIZE = 8 * 1024 * 1024
 
 
 class ChangesQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,6 +78,7 @@ class ChangeRoutes:
         self._settings = settings
         self._metrics = actor.metrics
         self._encoded: dict[int, bytes] = {}
+        self._encoded_size = 0
         self._waits: set[asyncio.Timeout] = set()
         self._stopping = False
 
@@ -147,13 +149,14 @@ class ChangeRoutes:
 
     async def _page(self, query: ChangesQuery, since: int, prefix: bytes) -> web.Response:
         events: list[Event] = []
-        looked, revision = 0, self._actor.revision
-        while looked < query.limit:
+        looked, revision, room = 0, self._actor.revision, self._settings.max_body_size
+        while looked < query.limit and room > 0:
             got = await self._actor.ask(Changes(since, query.limit - looked))
             if not got.result:
                 break
             revision = got.revision
             looked += len(got.result)
+            room -= sum(len(record or b"") for one in got.result for _, record in one.changes)
             since = got.result[-1].number
             events += _events(got.result, prefix)
         if query.wait and not events:
@@ -214,12 +217,16 @@ class ChangeRoutes:
         if prefix:
             return b"".join(_encode(event) for event in _events(revisions, prefix))
         encoded = self._encoded
+        events: list[bytes] = []
         for revision in revisions:
-            if revision.number not in encoded:
-                encoded[revision.number] = _encode(_event(revision, b""))
-                if len(encoded) > CACHE:
-                    del encoded[next(iter(encoded))]
-        return b"".join(encoded[revision.number] for revision in revisions)
+            event = encoded.get(revision.number)
+            if event is None:
+                event = encoded[revision.number] = _encode(_event(revision, b""))
+                self._encoded_size += len(event)
+                while len(encoded) > CACHE or self._encoded_size > CACHE_SIZE:
+                    self._encoded_size -= len(encoded.pop(next(iter(encoded))))
+            events.append(event)
+        return b"".join(events)
 
 
 #: Lines may end between the tokens of a stored JSON value, but not within an event's data.

@@ -9,7 +9,7 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -103,6 +103,12 @@ class Connection:
             body = await self._reader.readexactly(int(head.headers.get("Content-Length", "0")))
         return head._replace(body=body)
 
+    async def chunk(self) -> bytes:
+        """Return the next chunk of a chunked body; empty: it is over."""
+        async with asyncio.timeout(PATIENCE):
+            size = int(await self._reader.readline(), 16)
+            return (await self._reader.readexactly(size + 2))[:-2]
+
     async def close(self) -> None:
         """Close it, whatever the server is about to say."""
         self._writer.close()
@@ -131,9 +137,11 @@ def message(
 class Server:
     """A listening server, and what clients do to it: each request over a connection of its own."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, stop: Callable[[], Awaitable[None]]) -> None:
         self._host = host
         self._port = port
+        #: end it as a signal does; its clients keep their connections
+        self.stop = stop
         self._connections: list[Connection] = []
 
     async def connect(self) -> Connection:
@@ -246,7 +254,8 @@ async def server(app: web.Application, settings: Settings) -> AsyncIterator[Serv
     runner = create_runner(app, settings)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    server = Server(*runner.addresses[0])
+    host, port = runner.addresses[0]
+    server = Server(host, port, runner.cleanup)
     yield server
     await server.close()
     await runner.cleanup()

@@ -7,10 +7,11 @@ is known exactly: what was acknowledged, and of the one write that was under way
 import http.client
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
-from threading import Event, Thread
-from types import TracebackType
+from threading import Event as Flag
+from threading import Thread
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
@@ -36,6 +37,8 @@ class Client:
 
     def __init__(self, server: Server) -> None:
         self.connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE)
+        #: of the answer that was received last
+        self.headers: Mapping[str, str] = {}
 
     def __enter__(self) -> "Client":
         return self
@@ -45,21 +48,37 @@ class Client:
     ) -> None:
         self.connection.close()
 
-    def send(self, method: str, path: str, body: object = None, within: str | None = None) -> None:
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        within: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Send a request, perhaps within an isolated transaction."""
-        headers = {} if within is None else {"Kvactor-Transaction": within}
-        self.connection.request(method, path, None if body is None else json.dumps(body), headers)
+        inside = {} if within is None else {"Kvactor-Transaction": within}
+        text = None if body is None else json.dumps(body)
+        self.connection.request(method, path, text, {**headers, **inside})
 
     def receive(self) -> Answer:
         """Wait for the answer to what was sent."""
         response = self.connection.getresponse()
         text = response.read()
         revision = int(response.getheader("Kvactor-Revision", "-1"))
+        self.headers = dict(response.getheaders())
         return Answer(response.status, revision, json.loads(text) if text else None)
 
-    def ask(self, method: str, path: str, body: object = None, within: str | None = None) -> Answer:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        within: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> Answer:
         """Send a request, and wait for the answer."""
-        self.send(method, path, body, within)
+        self.send(method, path, body, within, headers)
         return self.receive()
 
     def set(self, key: str, value: object, within: str | None = None) -> Answer:
@@ -84,6 +103,53 @@ class Client:
         return self.ask("POST", f"/v1/transactions/{within}/commit")
 
 
+class Event(NamedTuple):
+    """One event of the feed: its id, and what its data says."""
+
+    id: int
+    data: Any
+
+
+class Stream:
+    """A connection that follows the changes after a revision. Reading may raise one of `CLOSED`."""
+
+    def __init__(self, server: Server, since: int = 0) -> None:
+        self._connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE)
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(since)}
+        self._connection.request("GET", "/v1/changes", headers=headers)
+        self._response = self._connection.getresponse()
+        self.status = self._response.status
+        self._fields: dict[str, str] = {}
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._response.close()
+        self._connection.close()
+
+    def line(self) -> Event | None:
+        """Read a line; return the event that it ends, if it ends one."""
+        line = self._response.readline().decode()
+        if not line.endswith("\n"):
+            raise ConnectionError("the stream has ended")
+        name, _, text = line[:-1].partition(": ")
+        if line != "\n":
+            self._fields[name] = text
+            return None
+        fields, self._fields = self._fields, {}
+        return Event(int(fields["id"]), json.loads(fields["data"])) if "data" in fields else None
+
+    def events(self) -> Iterator[Event]:
+        """Yield events, as they come."""
+        while True:
+            event = self.line()
+            if event is not None:
+                yield event
+
+
 class Writer(Thread):
     """Writes until its connection is closed: single keys, or several in an isolated transaction."""
 
@@ -100,7 +166,7 @@ class Writer(Thread):
         self.in_doubt: dict[str, str | None] = {}
         self.statuses: Counter[int] = Counter()
         self.failure: BaseException | None = None
-        self._enough = Event()
+        self._enough = Flag()
 
     def run(self) -> None:
         """Write."""

@@ -106,7 +106,7 @@ class Shell:
         self._process = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],  # noqa: S607 (whichever comes first)
             cwd=folder,
-            env=kept | {"CURL_HOME": str(folder), "LC_ALL": "C.UTF-8"},
+            env=kept | {"CURL_HOME": str(folder)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

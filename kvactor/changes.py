@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from kvactor.errors import HistoryGone, RevisionInFuture
+from kvactor.errors import DataDamaged, HistoryGone, RecordDamaged, RevisionInFuture
 from kvactor.messages import Message
 from kvactor.records import Revision
 from kvactor.replies import Reply
@@ -65,7 +65,7 @@ class Feed:
     def read(self, since: int, limit: int, newest: int) -> list[Revision]:
         """Return the revisions after `since`, up to the durable `newest`, perhaps only the first few.
 
-        Raises `HistoryGone`, `RevisionInFuture`.
+        Raises `HistoryGone`, `RevisionInFuture`, and `RecordDamaged` if the next one cannot be read.
         """
         if since > newest:
             raise RevisionInFuture(
@@ -82,11 +82,17 @@ class Feed:
             source = (one for one in self._journal.replay(since) if one.number <= newest)
         found: list[Revision] = []
         room = SLICE_SIZE
-        for revision in islice(source, min(limit, SLICE)):
-            found.append(revision)
-            room -= _size(revision)
-            if room < 0:
-                break
+        try:
+            for revision in islice(source, min(limit, SLICE)):
+                found.append(revision)
+                room -= _size(revision)
+                if room < 0:
+                    break
+        except DataDamaged as error:
+            if not found:
+                raise RecordDamaged(
+                    f"{error} Read everything anew, and go on from the revision of that."
+                ) from error
         if not found or found[0].number != since + 1:
             oldest = min(
                 found[0].number if found else newest + 1, tail[0][0].number if tail else newest + 1

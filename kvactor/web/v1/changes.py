@@ -98,7 +98,12 @@ class ChangeRoutes:
                         {JSON: ChangesPage, EVENTS: bytes},
                     )
                 },
-                errors=(errors.HistoryGone, errors.RevisionInFuture, errors.TooManySubscribers),
+                errors=(
+                    errors.HistoryGone,
+                    errors.RevisionInFuture,
+                    errors.TooManySubscribers,
+                    errors.RecordDamaged,
+                ),
             )
         ]
 

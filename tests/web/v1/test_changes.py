@@ -11,6 +11,8 @@ from kvactor import changes
 from kvactor.actor import StoreActor
 from kvactor.messages import Tick
 from kvactor.settings import Settings
+from kvactor.storage.directory import Storage
+from kvactor.storage.memory import MemoryJournal
 from kvactor.web.v1 import changes as web_changes
 from tests.web.conftest import PATIENCE, Answer, Client, Connection, FakeClock, Server, message
 from tests.web.v1.conftest import JSON, TEXT, ask, commit, opened, problem, put
@@ -169,6 +171,21 @@ async def test_what_is_not_kept_any_more_is_gone_and_the_oldest_told(
     assert await revisions(client, f"since={oldest - 1}") == list(range(oldest, 11))
     gone = await ask(client, "GET", f"/v1/changes?since={oldest - 2}", headers=headers)
     assert problem(gone) == (410, "history_gone")
+
+
+@pytest.mark.parametrize("headers", [{}, STREAM])
+async def test_a_revision_that_is_damaged_on_disk_is_told_and_the_others_are_read(
+    client: Client, storage: Storage, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "TAIL", 1)
+    for number in range(5):
+        await put(client, "a", number)
+    assert isinstance(storage.journal, MemoryJournal)
+    storage.journal.rows[3] = b"damaged"
+    answer = await ask(client, "GET", "/v1/changes?since=2", headers=headers)
+    assert problem(answer) == (500, "record_damaged")
+    assert await revisions(client, "limit=2") == [1, 2]
+    assert await revisions(client, "since=3") == [4, 5]
 
 
 # -- the long poll --

@@ -2,6 +2,8 @@
 
 import base64
 import binascii
+import sys
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -11,9 +13,10 @@ from msgspec import Meta
 
 from kvactor import errors, records
 from kvactor.actor import StoreActor
-from kvactor.errors import InvalidRequest
+from kvactor.errors import InvalidRequest, RangeTooLarge
 from kvactor.messages import (
     OUTSIDE,
+    Answer,
     Delete,
     DeleteRange,
     Expected,
@@ -283,19 +286,15 @@ class KeyRoutes:
                 start = max(start, last + b"\0")
         found: list[tuple[bytes, bytes]] = []
         room, revision, more = self._settings.max_body_size, None, True
-        while more and len(found) < query.limit and room > 0:
-            limit = min(SLICE, query.limit - len(found))
-            asked = Range(start, end, limit, query.reverse, within(request, OUTSIDE))
-            got = await self._ask(asked)
-            page: Page = got.result
+        where = within(request, OUTSIDE)
+        async for got in self._parts(Range(start, end, query.limit, query.reverse, where)):
             # The oldest part's revision: whoever goes on from there misses nothing.
             revision = got.revision if revision is None else revision
-            found += page.items
-            more = page.more
-            if more:
-                last = page.items[-1][0]
-                start, end = (start, last) if query.reverse else (last + b"\0", end)
-                room -= sum(len(record) for _, record in page.items)
+            found += got.result.items
+            more = got.result.more
+            room -= sum(len(record) for _, record in got.result.items)
+            if room <= 0:
+                break
         cursor = _cursor(found[-1][0], reverse=query.reverse) if more else None
         body = Items(
             [item(key, record, values=query.values) for key, record in found], cursor, revision or 0
@@ -306,15 +305,35 @@ class KeyRoutes:
             headers["Link"] = f'</v1/kv?{urlencode(following)}>; rel="next"'
         return answer(revision or 0, encode(body), headers=headers)
 
+    async def _parts(self, asked: Range) -> AsyncIterator[Answer[Page]]:
+        """Yield what a message asks for in parts, so that nobody waits long for the owner."""
+        start, end, left, more = asked.start, asked.end, asked.limit, True
+        most = min(SLICE, self._settings.max_scan_limit)
+        while more and left:
+            got = await self._ask(Range(start, end, min(most, left), asked.reverse, asked.within))
+            yield got
+            more = got.result.more
+            left -= len(got.result.items)
+            if more:
+                last = got.result.items[-1][0]
+                start, end = (start, last) if asked.reverse else (last + b"\0", end)
+
     async def delete_range(self, request: web.Request) -> web.Response:
         """DELETE /v1/kv."""
         query = query_of(request, DeleteQuery)
         if not (query.all or query.prefix or query.start or query.end is not None):
             raise InvalidRequest("Say which keys: prefix, start, end, or all=true.")
         start, end = query.bounds()
-        deleted = await self._ask(DeleteRange(start, end, within(request, OUTSIDE), once_of(request)))
-        (count,) = deleted.result.results
-        body = Written(deleted.result.revision or None, count if isinstance(count, int) else 0)
+        where = within(request, OUTSIDE)
+        try:
+            deleted = await self._ask(DeleteRange(start, end, where, once_of(request)))
+        except RangeTooLarge as error:
+            parts = self._parts(Range(start, end, sys.maxsize, within=where))
+            count = sum([len(got.result.items) async for got in parts])
+            error.details = {**error.details, "count": count}
+            raise
+        (there,) = deleted.result.results
+        body = Written(deleted.result.revision or None, there if isinstance(there, int) else 0)
         return answer(deleted.revision, encode(body))
 
 

@@ -98,6 +98,9 @@ class Sessions:
             )
         if len(self.isolated) >= settings.max_transactions:
             self.sweep(now)
+            # Nothing is left to do for one that conflicted but to say so, which does not take its place.
+            for one in [one for one in self.isolated.values() if one.conflicted]:
+                self.end(one, committed=False)
         if len(self.isolated) >= settings.max_transactions:
             raise TooManyTransactions(
                 f"{settings.max_transactions} transactions are open, which is the limit. Try "

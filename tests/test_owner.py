@@ -12,6 +12,7 @@ from kvactor.errors import (
     KeyNotFound,
     NoTransaction,
     RecordDamaged,
+    TooManyTransactions,
     TransactionConflict,
     TransactionNotFound,
 )
@@ -284,6 +285,19 @@ def test_an_idle_transaction_is_rolled_back_at_its_time_and_by_a_tick() -> None:
     desk.tell(TICK)
     assert desk.ask(Status()).result.transactions == 0
     assert keys(desk) == []
+
+
+def test_transactions_that_conflicted_make_room_for_new_ones() -> None:
+    desk = Desk(settings=Settings(max_transactions=2))
+    for within in ("t", "u"):
+        desk.ask(Open(within))
+    desk.ask(Get(b"x", "t"))
+    assert isinstance(desk.ask(Open("v")).error, TooManyTransactions)
+    desk.ask(put(b"x"))
+    assert desk.ask(Open("v")).error is None
+    assert isinstance(desk.ask(Commit("t")).error, TransactionConflict)
+    assert desk.ask(Inspect("u")).result.depth == 1
+    assert isinstance(desk.ask(Open("w")).error, TooManyTransactions)
 
 
 def test_an_idle_timeout_has_bounds() -> None:

@@ -98,7 +98,7 @@ class Sessions:
             )
         if len(self.isolated) >= settings.max_transactions:
             self.sweep(now)
-            # Nothing is left to do for one that conflicted but to say so, which does not take its place.
+            # All that is left for one that conflicted is to be told so, which takes no place.
             for one in [one for one in self.isolated.values() if one.conflicted]:
                 self.end(one, committed=False)
         if len(self.isolated) >= settings.max_transactions:

@@ -60,6 +60,9 @@ from kvactor.transactions import Transaction, merge_ranges
 R = TypeVar("R")
 M = TypeVar("M", Set, Delete, DeleteRange, Batch)
 
+#: Bytes that one Range reads, lest the owner is held up: who wants more asks again.
+PART = 256 * 1024
+
 #: What an increment may leave behind: what a signed integer of 64 bits can hold, as in Redis.
 INTEGERS = range(-(1 << 63), 1 << 63)
 
@@ -141,7 +144,8 @@ class Operations:
 
     def range(self, message: Range) -> Page:
         """See `Range`."""
-        return self._range(self._sessions.use(message.within, self.now), message)
+        transaction = self._sessions.use(message.within, self.now)
+        return self._range(transaction, message, min(PART, self._settings.max_body_size))
 
     def delete_range(self, message: DeleteRange) -> BatchResult:
         """See `DeleteRange`."""
@@ -296,11 +300,12 @@ class Operations:
             return (record is MISSING) is (expected is Presence.ABSENT)
         return record is not MISSING and records.revision_of(record) in expected
 
-    def _range(self, transaction: Transaction | None, message: Range) -> Page:
+    def _range(self, transaction: Transaction | None, message: Range, room: int | None = None) -> Page:
         if not 1 <= message.limit <= self._settings.max_scan_limit:
             raise InvalidRequest(f"A limit is from 1 to {self._settings.max_scan_limit}.")
+        room = self._settings.max_body_size if room is None else room
         return self._scan(
-            transaction, message.start, message.end, message.limit, reverse=message.reverse
+            transaction, message.start, message.end, message.limit, room, reverse=message.reverse
         )
 
     def _scan(
@@ -309,6 +314,7 @@ class Operations:
         start: bytes,
         end: bytes | None,
         limit: int,
+        room: int,
         *,
         reverse: bool = False,
         values: bool = True,
@@ -323,10 +329,8 @@ class Operations:
             )
         found = alive(merge_ranges(sources, reverse), self.now)
         items: list[tuple[bytes, bytes]] = []
-        room = self._settings.max_body_size
         if not values:
-            # Who wants no values gets as many keys as there may be, with their records' headers.
-            found, room = ((key, record[:HEADER_SIZE]) for key, record in found), sys.maxsize
+            found = ((key, record[:HEADER_SIZE]) for key, record in found)
         for item in islice(found, limit):
             room -= len(item[0]) + len(item[1])
             if room < 0 and items:
@@ -394,7 +398,8 @@ class Operations:
 
     def _delete_range(self, unit: Transaction, message: DeleteRange) -> int:
         limit = self._settings.max_batch_size
-        page = self._scan(unit, message.start, message.end, limit, values=False)
+        # As many keys as there may be; of their records, the headers will do.
+        page = self._scan(unit, message.start, message.end, limit, sys.maxsize, values=False)
         if page.more:
             raise RangeTooLarge(
                 f"The range has more keys than the {limit} that one revision may delete. Delete "

@@ -170,7 +170,7 @@ class Increment(msgspec.Struct, frozen=True):
 
 class Range(Message[Page], frozen=True):
     """Read the keys from `start` up to but not including `end` (None: to the last), at most `limit`
-    of them.
+    of them; with `values` false, their records end before the value.
     """
 
     start: bytes = b""
@@ -178,6 +178,7 @@ class Range(Message[Page], frozen=True):
     limit: int = 100
     reverse: bool = False
     within: Within = OUTSIDE
+    values: bool = True
 
 
 class DeleteRange(Message[BatchResult], frozen=True):

@@ -51,7 +51,7 @@ from kvactor.messages import (
     Within,
     Written,
 )
-from kvactor.records import HEADER_SIZE, HIDDEN, MISSING, NEVER, TOMBSTONE, Entry, Missing
+from kvactor.records import HIDDEN, MISSING, NEVER, TOMBSTONE, Entry, Missing
 from kvactor.sessions import Sessions
 from kvactor.settings import Settings
 from kvactor.store import Store, alive
@@ -304,8 +304,9 @@ class Operations:
         if not 1 <= message.limit <= self._settings.max_scan_limit:
             raise InvalidRequest(f"A limit is from 1 to {self._settings.max_scan_limit}.")
         room = self._settings.max_body_size if room is None else room
+        start, end, limit = message.start, message.end, message.limit
         return self._scan(
-            transaction, message.start, message.end, message.limit, room, reverse=message.reverse
+            transaction, start, end, limit, room, reverse=message.reverse, values=message.values
         )
 
     def _scan(
@@ -330,7 +331,7 @@ class Operations:
         found = alive(merge_ranges(sources, reverse), self.now)
         items: list[tuple[bytes, bytes]] = []
         if not values:
-            found = ((key, record[:HEADER_SIZE]) for key, record in found)
+            found = ((key, records.without_value(record)) for key, record in found)
         for item in islice(found, limit):
             room -= len(item[0]) + len(item[1])
             if room < 0 and items:

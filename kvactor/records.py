@@ -115,6 +115,11 @@ def value_of(record: bytes) -> bytes:
     return record[HEADER_SIZE + record[HEADER_SIZE - 1] :]
 
 
+def without_value(record: bytes) -> bytes:
+    """Return a record up to its value."""
+    return record[: HEADER_SIZE + record[HEADER_SIZE - 1]]
+
+
 _JSON = bytes([16]) + b"application/json"
 
 

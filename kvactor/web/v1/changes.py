@@ -203,7 +203,8 @@ class ChangeRoutes:
                 except TimeoutError:
                     if self._stopping:
                         return stream
-                    text = b":\n\n"
+                    # The id of an event without data only moves on where to resume.
+                    text = b":\nid: %d\n\n" % since if prefix else b":\n\n"
                     continue
                 if not got.result:
                     # The server stops.

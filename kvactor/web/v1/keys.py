@@ -287,7 +287,9 @@ class KeyRoutes:
         found: list[tuple[bytes, bytes]] = []
         room, revision, more = self._settings.max_body_size, None, True
         where = within(request, OUTSIDE)
-        async for got in self._parts(Range(start, end, query.limit, query.reverse, where)):
+        async for got in self._parts(
+            Range(start, end, query.limit, query.reverse, where, query.values)
+        ):
             # The oldest part's revision: whoever goes on from there misses nothing.
             revision = got.revision if revision is None else revision
             found += got.result.items
@@ -310,7 +312,8 @@ class KeyRoutes:
         start, end, left, more = asked.start, asked.end, asked.limit, True
         most = min(SLICE, self._settings.max_scan_limit)
         while more and left:
-            got = await self._ask(Range(start, end, min(most, left), asked.reverse, asked.within))
+            part = msgspec.structs.replace(asked, start=start, end=end, limit=min(most, left))
+            got = await self._ask(part)
             yield got
             more = got.result.more
             left -= len(got.result.items)
@@ -328,9 +331,10 @@ class KeyRoutes:
         try:
             deleted = await self._ask(DeleteRange(start, end, where, once_of(request)))
         except RangeTooLarge as error:
-            parts = self._parts(Range(start, end, sys.maxsize, within=where))
-            count = sum([len(got.result.items) async for got in parts])
-            error.details = {**error.details, "count": count}
+            if where is OUTSIDE:
+                parts = self._parts(Range(start, end, sys.maxsize, values=False))
+                count = sum([len(got.result.items) async for got in parts])
+                error.details = {**error.details, "count": count}
             raise
         (there,) = deleted.result.results
         body = Written(deleted.result.revision or None, there if isinstance(there, int) else 0)

@@ -372,6 +372,16 @@ async def test_a_quiet_stream_says_that_it_is_there(server: Server) -> None:
     assert await events.block() == [b":"]
 
 
+@pytest.mark.parametrize("settings", [Settings(heartbeat=0.001)])
+async def test_a_quiet_stream_of_some_keys_says_where_to_resume(server: Server) -> None:
+    events = await follow(server, "prefix=b")
+    assert await events.block() == [b":"]
+    await server.set("a", 1)
+    async with asyncio.timeout(PATIENCE):
+        while (block := await events.block()) != [b":", b"id: 1"]:
+            assert block == [b":", b"id: 0"]
+
+
 async def test_a_stop_ends_a_stream_well(server: Server, actor: StoreActor) -> None:
     await server.set("a", 1)
     events = await follow(server)

@@ -129,6 +129,8 @@ async def test_a_page_ends_early_when_its_values_are_large_and_goes_on_behind(cl
     paged = await pages(client, "")
     assert list(chain.from_iterable(paged)) == list("abcdef")
     assert len(paged) > 1
+    (whole,) = await pages(client, "values=false")
+    assert whole == list("abcdef")
 
 
 async def test_a_cursor_misses_and_doubles_no_key_that_was_there_all_along(client: Client) -> None:

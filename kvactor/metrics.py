@@ -75,12 +75,19 @@ class Metrics:
         self.subscribers = 0
         self.cut_off = 0
 
-    def request(self, method: str, route: str, status: int, began: float) -> None:
-        """Count a request that began at `began`, by the clock."""
-        distribution = self.requests.get((method, route, status))
-        if distribution is None:
-            distribution = self.requests[method, route, status] = Distribution()
-        distribution.observe(self.clock() - began)
+    def counter(self, route: str) -> Callable[[str, int, float], None]:
+        """Return what counts a route's request, by method and status, that took so long."""
+        known: dict[str, dict[int, Distribution]] = {}
+
+        def count(method: str, status: int, seconds: float) -> None:
+            try:
+                distribution = known[method][status]
+            except KeyError:
+                distribution = self.requests.setdefault((method, route, status), Distribution())
+                known.setdefault(method, {})[status] = distribution
+            distribution.observe(seconds)
+
+        return count
 
     def text(self, report: StatusReport, revision: int, waiting: int) -> bytes:
         """Return all in Prometheus' text format, with what the owner reports."""

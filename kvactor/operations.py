@@ -257,7 +257,8 @@ class Operations:
         for index, operation in enumerate(message.operations):
             try:
                 result = self._in_unit[type(operation)](unit, operation)
-                room -= _size(result)
+                if result is not None:
+                    room -= _size(result)
                 if room < 0:
                     raise AnswerTooLarge(
                         f"The batch's results have more than {self._settings.max_body_size} bytes. "

@@ -54,6 +54,7 @@ _STAMP = Struct(">QQ")
 _DRAFT = Struct(">20xQB")
 HEADER_SIZE = 4 + _HEADER.size
 _read_expiry = Struct(">20xQ").unpack_from
+_read_life = Struct(">12xQQ").unpack_from
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -84,6 +85,8 @@ def encode(
 
 def draft(value: bytes, content_type: str, expires_at: int = NEVER) -> bytes:
     """Return a record without its revisions, and without its checksum."""
+    if expires_at == NEVER and content_type == "application/json":
+        return _USUAL + value
     kind = content_type.encode("ascii")
     return _DRAFT.pack(expires_at, len(kind)) + kind + value
 
@@ -121,6 +124,7 @@ def without_value(record: bytes) -> bytes:
 
 
 _JSON = bytes([16]) + b"application/json"
+_USUAL = _DRAFT.pack(NEVER, 16) + b"application/json"
 
 
 def is_json(record: bytes) -> bool:
@@ -136,6 +140,12 @@ def revision_of(record: bytes) -> int:
 def created_of(record: bytes) -> int:
     """Return a record's create revision alone."""
     return int.from_bytes(record[12:20], "big")
+
+
+def life_of(record: bytes) -> tuple[int, int]:
+    """Return a record's create revision and its expiry."""
+    created, expires_at = _read_life(record)
+    return created, expires_at
 
 
 def expiry_of(record: bytes) -> int:

@@ -23,14 +23,15 @@ from kvactor.records import (
     Entry,
     Missing,
     Revision,
-    created_of,
     encode,
     expiry_of,
+    life_of,
     stamp,
 )
 from kvactor.storage import Tree
 from kvactor.transactions import Items, Overlay
 
+_NEVER = NEVER.to_bytes(8, "big")
 _DAMAGED = encode(b"", b"", "")
 
 
@@ -81,8 +82,12 @@ class Memtable(Overlay):
             heapq.heappush(self.expiring, (expiry_of(entry), key))
 
     def merge(self, above: Overlay) -> None:
-        """Take over all that an overlay above this one says, in order at once: readers come here."""
-        super().merge(above)
+        """Take over all that an overlay above this one says, in order at once: readers come here.
+
+        What is overwritten still counts in `size`, which so is what the journal has grown by, too.
+        """
+        self.update(above)
+        self.size += above.size
         self.order()
 
 
@@ -94,6 +99,8 @@ class _Batch:
         self.overlay = Overlay()
         #: how many keys the store has more, once this is applied
         self.growth = 0
+        #: (expiry, key) of records that expire
+        self.expiring: list[tuple[int, bytes]] = []
 
 
 class Store:
@@ -184,11 +191,14 @@ class Store:
         for key, entry in changes:
             before = self.standing(key)
             if entry is not TOMBSTONE:
-                if before is MISSING or expiry_of(before) <= now:
-                    created = number
-                else:
-                    created = created_of(before) or number
+                created = number
+                if before is not MISSING:
+                    since, expires_at = life_of(before)
+                    if expires_at > now:
+                        created = since or number
                 record = stamp(key, entry, number, created)
+                if entry[20:28] != _NEVER:
+                    batch.expiring.append((expiry_of(entry), key))
                 batch.overlay.put(key, record)
                 batch.growth += before is MISSING
                 final.append((key, record))
@@ -211,6 +221,8 @@ class Store:
         """Let readers see what was sealed: it is durable now."""
         batch, self._flushing = self._flushing, _Batch()
         self._memtable.merge(batch.overlay)
+        for expiring in batch.expiring:
+            heapq.heappush(self._memtable.expiring, expiring)
         self.keys += batch.growth
         self.revision = batch.revisions[-1].number
         self._look()

@@ -8,6 +8,7 @@ dooms it at once: so a live transaction has never seen two states mixed.
 
 import heapq
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from operator import itemgetter
 
 from sortedcontainers import SortedList
@@ -32,14 +33,12 @@ class Overlay(dict[bytes, Entry]):
         #: bytes, with overhead
         self.size = 0
         self._order: SortedList[bytes] = SortedList()
-        self._unordered: list[bytes] = []
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Lay `entry` over whatever is below."""
         before = self.get(key)
         if before is None:
             self.size += ENTRY_OVERHEAD + len(key)
-            self._unordered.append(key)
         elif before is not TOMBSTONE:
             self.size -= len(before)
         if entry is not TOMBSTONE:
@@ -59,9 +58,10 @@ class Overlay(dict[bytes, Entry]):
 
     def order(self) -> None:
         """Put the keys in order, lest a reader has to wait for it."""
-        if self._unordered:
-            self._order.update(self._unordered)
-            self._unordered.clear()
+        # Keys are never taken away, and a dict has its newest last.
+        new = len(self) - len(self._order)
+        if new:
+            self._order.update(islice(reversed(self), new))
 
 
 def merge_ranges(sources: Iterable[Items], reverse: bool) -> Items:

@@ -300,6 +300,15 @@ def test_transactions_that_conflicted_make_room_for_new_ones() -> None:
     assert isinstance(desk.ask(Open("w")).error, TooManyTransactions)
 
 
+def test_the_journal_is_trimmed_though_one_key_is_all_that_is_written() -> None:
+    journal = MemoryJournal()
+    desk = Desk(journal, settings=Settings(history=10, memtable_size=10_000))
+    for number in range(1_000):
+        desk.ask(put(b"counter", b"%d" % number))
+    assert 10 <= len(journal.rows) < 100
+    assert desk.ask(Status()).result.folded > 900
+
+
 def test_an_idle_timeout_has_bounds() -> None:
     desk = Desk()
     for timeout in (0, -1, 300_001):

@@ -99,9 +99,10 @@ def catching(handler: Handler, actor: StoreActor, route: str) -> Handler:
     """
 
     metrics = actor.metrics
+    clock, count = metrics.clock, metrics.counter(route)
 
     async def catch(request: web.Request) -> web.StreamResponse:
-        began = metrics.clock()
+        began = clock()
         try:
             check_form(request)
             answered = await handler(request)
@@ -123,7 +124,7 @@ def catching(handler: Handler, actor: StoreActor, route: str) -> Handler:
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             detail = "The server has made a mistake; its log says more."
             answered = _tell(request, actor.revision, status, INTERNAL_ERROR, detail, {})
-        metrics.request(request.method, route, answered.status, began)
+        count(request.method, answered.status, clock() - began)
         return answered
 
     return catch

@@ -75,17 +75,14 @@ class Metrics:
         self.subscribers = 0
         self.cut_off = 0
 
-    def counter(self, route: str) -> Callable[[str, int, float], None]:
-        """Return what counts a route's request, by method and status, that took so long."""
-        known: dict[str, dict[int, Distribution]] = {}
+    def counter(self, method: str, route: str) -> Callable[[int, float], None]:
+        """Return what counts requests by their status, and the seconds that they took."""
+        by_status: dict[int, Distribution] = {}
 
-        def count(method: str, status: int, seconds: float) -> None:
-            try:
-                distribution = known[method][status]
-            except KeyError:
-                distribution = self.requests.setdefault((method, route, status), Distribution())
-                known.setdefault(method, {})[status] = distribution
-            distribution.observe(seconds)
+        def count(status: int, seconds: float) -> None:
+            if status not in by_status:
+                by_status[status] = self.requests[method, route, status] = Distribution()
+            by_status[status].observe(seconds)
 
         return count
 

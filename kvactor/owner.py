@@ -171,22 +171,24 @@ class Owner:
     def _handle(self, message: Message[Any], reply: Reply | None) -> None:
         operations = self._operations
         operations.rests_on = 0
-        result: Any = None
+        revision = durable = self._store.revision
         outcome: Outcome
         try:
             result = self._handlers[type(message)](message)
-            revision = max(operations.rests_on, self._store.revision)
+            if reply is None:
+                return
+            if result is LATER:
+                self._feed.wait(message, reply)
+                return
+            if operations.rests_on > durable:
+                revision = operations.rests_on
             outcome = Answer(revision, result)
         except KvactorError as error:
-            revision = max(operations.rests_on, error.rests_on, self._store.revision)
-            error.revision = revision
+            if reply is None:
+                return
+            revision = error.revision = max(operations.rests_on, error.rests_on, durable)
             outcome = error
-        if reply is None:
-            return
-        if result is LATER:
-            self._feed.wait(message, reply)
-            return
-        if revision > self._store.revision:
+        if revision > durable:
             self.held.hold(revision, reply, outcome)
         else:
             deliver(reply, outcome)

@@ -62,11 +62,13 @@ def create_app(
     app[FAMILIES] = families
     routes = [route for family in families.values() for route in family]
     for route in routes:
-        app.router.add_route(route.method, route.path, catching(route.handler, actor, route.name))
+        app.router.add_route(
+            route.method, route.path, catching(route.handler, actor, route.method, route.name)
+        )
     for path, name in {route.path: route.name for route in routes}.items():
         allowed = [route.method for route in routes if route.path == path]
-        app.router.add_route("*", path, catching(_refuse_method(allowed), actor, name))
-    app.router.add_route("*", "/{path:(?s:.*)}", catching(_refuse_path, actor, "other"))
+        app.router.add_route("*", path, catching(_refuse_method(allowed), actor, "*", name))
+    app.router.add_route("*", "/{path:(?s:.*)}", catching(_refuse_path, actor, "*", "*"))
 
     async def life(_: web.Application) -> AsyncIterator[None]:
         await actor.start()

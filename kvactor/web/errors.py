@@ -91,7 +91,7 @@ def _shape(
     return "application/json", msgspec.json.encode(SeedError(detail))
 
 
-def catching(handler: Handler, actor: StoreActor, route: str) -> Handler:
+def catching(handler: Handler, actor: StoreActor, method: str, route: str) -> Handler:
     """Return a handler that answers with what another one raises, and counts the answers of a route.
 
     It stands around each handler, and not in the application's list of middlewares: those would cost
@@ -99,7 +99,7 @@ def catching(handler: Handler, actor: StoreActor, route: str) -> Handler:
     """
 
     metrics = actor.metrics
-    clock, count = metrics.clock, metrics.counter(route)
+    clock, count = metrics.clock, metrics.counter(method, route)
 
     async def catch(request: web.Request) -> web.StreamResponse:
         began = clock()
@@ -124,7 +124,7 @@ def catching(handler: Handler, actor: StoreActor, route: str) -> Handler:
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             detail = "The server has made a mistake; its log says more."
             answered = _tell(request, actor.revision, status, INTERNAL_ERROR, detail, {})
-        count(request.method, answered.status, clock() - began)
+        count(answered.status, clock() - began)
         return answered
 
     return catch

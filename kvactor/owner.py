@@ -53,6 +53,9 @@ from kvactor.transactions import Transaction
 
 log = logging.getLogger(__name__)
 
+#: How often a memtable may be overwritten before it is folded, lest the journal grows for ever.
+OVERWRITTEN = 8
+
 #: Expired keys that one sweep removes, in one revision.
 SWEEP_LIMIT = 1000
 
@@ -160,7 +163,8 @@ class Owner:
         store = self._store
         if store.staging and not store.flushing:
             self._flush()
-        full = store.memtable.size >= self._settings.memtable_size
+        limit = self._settings.memtable_size
+        full = store.memtable.size >= limit or store.memtable.grown >= limit * OVERWRITTEN
         if store.memtable and not store.folding and (full or self._stopping):
             self._fold()
 

@@ -74,20 +74,17 @@ class Memtable(Overlay):
         super().__init__()
         #: a heap of (expiry, key)
         self.expiring: list[tuple[int, bytes]] = []
-
-    def put(self, key: bytes, entry: Entry) -> None:
-        """Lay `entry` over whatever is below."""
-        super().put(key, entry)
-        if entry is not TOMBSTONE and expiry_of(entry) != NEVER:
-            heapq.heappush(self.expiring, (expiry_of(entry), key))
+        #: bytes that have come, overwritten since or not: what the journal has grown by, about
+        self.grown = 0
+        self._merged = 0
 
     def merge(self, above: Overlay) -> None:
-        """Take over all that an overlay above this one says, in order at once: readers come here.
-
-        What is overwritten still counts in `size`, which so is what the journal has grown by, too.
-        """
+        """Take over all that an overlay above this one says, in order at once: readers come here."""
         self.update(above)
-        self.size += above.size
+        self.grown += above.size
+        self._merged += len(above)
+        # What is overwritten is not looked up: as if it had been as large as the others.
+        self.size = self.grown * len(self) // self._merged
         self.order()
 
 
@@ -251,7 +248,7 @@ class Store:
         return self._frozen is not None
 
     @property
-    def memtable(self) -> Overlay:
+    def memtable(self) -> Memtable:
         """What is durable, and not yet handed to the tree."""
         return self._memtable
 
@@ -266,12 +263,15 @@ class Store:
                     f"Revision {self.head + 1} is missing in the journal, which goes on with "
                     f"{revision.number}."
                 )
+            changes = Overlay()
             for key, record in revision.changes:
                 before = self.standing(key)
                 self.keys += (before is MISSING) - (record is None)
-                self._memtable.put(key, TOMBSTONE if record is None else record)
+                changes.put(key, TOMBSTONE if record is None else record)
+                if record is not None and expiry_of(record) != NEVER:
+                    heapq.heappush(self._memtable.expiring, (expiry_of(record), key))
+            self._memtable.merge(changes)
             self.head = self.revision = revision.number
-        self._memtable.order()
 
     # -- expiry --
 

@@ -302,7 +302,7 @@ def test_transactions_that_conflicted_make_room_for_new_ones() -> None:
 
 def test_the_journal_is_trimmed_though_one_key_is_all_that_is_written() -> None:
     journal = MemoryJournal()
-    desk = Desk(journal, settings=Settings(history=10, memtable_size=10_000))
+    desk = Desk(journal, settings=Settings(history=10, memtable_size=1_000))
     for number in range(1_000):
         desk.ask(put(b"counter", b"%d" % number))
     assert 10 <= len(journal.rows) < 100

@@ -19,7 +19,7 @@ from kvactor.settings import Settings
 from kvactor.web.about import AboutRoutes
 from kvactor.web.docs import DocsRoutes
 from kvactor.web.errors import catching
-from kvactor.web.requests import Bodies
+from kvactor.web.requests import Bodies, Patience
 from kvactor.web.routes import FAMILIES
 from kvactor.web.seed import SeedRoutes
 from kvactor.web.v1.batch import BatchRoutes
@@ -47,14 +47,14 @@ def create_app(
             "AIOHTTP_NO_EXTENSIONS."
         )
     app = web.Application(client_max_size=settings.max_body_size)
-    bodies = Bodies(settings.body_timeout)
-    changes = ChangeRoutes(actor, settings)
-    app.on_shutdown.extend([bodies.stop, changes.stop])
+    patience = Patience()
+    app.on_shutdown.append(patience.stop)
+    bodies = Bodies(settings.body_timeout, patience)
     families = {
         "Keys": KeyRoutes(actor, settings, bodies).routes(),
         "Batches": BatchRoutes(actor, bodies).routes(),
         "Transactions": TransactionRoutes(actor, bodies, new_id).routes(),
-        "Changes": changes.routes(),
+        "Changes": ChangeRoutes(actor, settings, patience).routes(),
         "One shared transaction": SeedRoutes(actor, bodies).routes(),
         "About the server": AboutRoutes(actor).routes(),
         "About the API": DocsRoutes(actor, settings).routes(),

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import blake2b
 from typing import TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -113,15 +115,39 @@ def once_of(request: web.Request, body: bytes = b"") -> Once | None:
     )
 
 
+class Patience:
+    """Waits that have a limit, and that a stop of the server ends."""
+
+    def __init__(self) -> None:
+        self._waits: set[asyncio.Timeout] = set()
+        self.stopping = False
+
+    @asynccontextmanager
+    async def limit(self, seconds: float) -> AsyncIterator[None]:
+        """Raise `TimeoutError` after so many seconds, or when the server stops."""
+        async with asyncio.timeout(0 if self.stopping else seconds) as wait:
+            self._waits.add(wait)
+            try:
+                yield
+            finally:
+                self._waits.discard(wait)
+
+    async def stop(self, _: web.Application) -> None:
+        """End all waits, and those that would begin."""
+        self.stopping = True
+        for wait in self._waits:
+            if not wait.expired():
+                wait.reschedule(0)
+
+
 class Bodies:
     """Reads the requests' bodies, each within `timeout` seconds, and none beyond the server's stop:
     aiohttp drops what arrives after that, so nobody waits for it.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, patience: Patience) -> None:
         self._timeout = timeout
-        self._arriving: set[asyncio.Timeout] = set()
-        self._stopping = False
+        self._patience = patience
 
     async def read(self, request: web.Request) -> bytes:
         """Return a request's body.
@@ -132,27 +158,16 @@ class Bodies:
         try:
             if request.content.is_eof():
                 return await request.read()
-            async with asyncio.timeout(0 if self._stopping else self._timeout) as limit:
-                self._arriving.add(limit)
-                try:
-                    return await request.read()
-                finally:
-                    self._arriving.discard(limit)
+            async with self._patience.limit(self._timeout):
+                return await request.read()
         except TimeoutError:
-            if self._stopping:
+            if self._patience.stopping:
                 raise Stopping("The server is shutting down. Nothing was done.") from None
             raise BodyTimeout(f"The body has not arrived within {self._timeout:g} s.") from None
         except HTTPRequestEntityTooLarge as error:
             raise BodyTooLarge(f"The body is larger than max_body_size allows. {error.text}") from None
         except (web.RequestPayloadError, ConnectionError) as error:
             raise InvalidRequest(f"The body cannot be read: {error}") from None
-
-    async def stop(self, _: web.Application) -> None:
-        """Wait no longer for what has not arrived."""
-        self._stopping = True
-        for limit in self._arriving:
-            if not limit.expired():
-                limit.reschedule(0)
 
 
 def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

@@ -4,10 +4,9 @@ The rule: whoever follows asks for the next revisions when it has room for them.
 holds nothing but its own connection, and is cut off when it does not read at all.
 """
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,7 +20,7 @@ from kvactor.messages import Changes
 from kvactor.records import HIDDEN, Revision
 from kvactor.settings import Settings
 from kvactor.web.answers import REVISION, answer
-from kvactor.web.requests import query_of, revision_of
+from kvactor.web.requests import Patience, query_of, revision_of
 from kvactor.web.routes import LAST_EVENT_ID, Reply, Route
 from kvactor.web.values import JSON, Item, any_of, encode, item, moment
 
@@ -73,14 +72,13 @@ class ChangesPage(msgspec.Struct):
 class ChangeRoutes:
     """Handlers that parse, ask and encode."""
 
-    def __init__(self, actor: StoreActor, settings: Settings) -> None:
+    def __init__(self, actor: StoreActor, settings: Settings, patience: Patience) -> None:
         self._actor = actor
         self._settings = settings
         self._metrics = actor.metrics
         self._encoded: dict[int, bytes] = {}
         self._encoded_size = 0
-        self._waits: set[asyncio.Timeout] = set()
-        self._stopping = False
+        self._patience = patience
 
     def routes(self) -> list[Route]:
         """Return the route."""
@@ -135,23 +133,6 @@ class ChangeRoutes:
         finally:
             self._metrics.subscribers -= 1
 
-    @asynccontextmanager
-    async def _patience(self, seconds: float) -> AsyncIterator[None]:
-        """Raise `TimeoutError` after so many seconds, or when the server stops."""
-        async with asyncio.timeout(0 if self._stopping else seconds) as wait:
-            self._waits.add(wait)
-            try:
-                yield
-            finally:
-                self._waits.discard(wait)
-
-    async def stop(self, _: web.Application) -> None:
-        """End the streams, and the waiting for what does not come any more."""
-        self._stopping = True
-        for wait in self._waits:
-            if not wait.expired():
-                wait.reschedule(0)
-
     async def _page(self, query: ChangesQuery, since: int, prefix: bytes) -> web.Response:
         events: list[Event] = []
         looked, revision, room = 0, self._actor.revision, self._settings.max_body_size
@@ -166,7 +147,7 @@ class ChangeRoutes:
             events += _events(got.result, prefix)
         if query.wait and not events:
             try:
-                async with self._patience(query.wait):
+                async with self._patience.limit(query.wait):
                     while not events:
                         got = await self._actor.ask(Changes(since, query.limit, wait=True))
                         revision = got.revision
@@ -195,13 +176,13 @@ class ChangeRoutes:
                 if got.result:
                     since = got.result[-1].number
                 if text:
-                    async with self._patience(self._settings.subscriber_timeout):
+                    async with self._patience.limit(self._settings.subscriber_timeout):
                         await stream.write(text)
                 try:
-                    async with self._patience(self._settings.heartbeat):
+                    async with self._patience.limit(self._settings.heartbeat):
                         got = await self._actor.ask(Changes(since, 1000, wait=True))
                 except TimeoutError:
-                    if self._stopping:
+                    if self._patience.stopping:
                         return stream
                     # The id of an event without data only moves on where to resume.
                     text = b":\nid: %d\n\n" % since if prefix else b":\n\n"

@@ -46,15 +46,7 @@ class BatchCheck(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Operation(msgspec.Struct, tag_field="op", forbid_unknown_fields=True):
-    """What the operations have in common."""
-
-    def message(self) -> Operation:
-        """Return the same as a message has it."""
-        raise NotImplementedError
-
-    def told(self, result: Any) -> object:
-        """Return the result as JSON shows it."""
-        raise NotImplementedError
+    """What the operations have in common: each is a message, and tells its result as JSON shows it."""
 
 
 class Put(_Operation, tag="put"):
@@ -67,7 +59,7 @@ class Put(_Operation, tag="put"):
     ttl: Annotated[float, Meta(gt=0, le=MAX_SECONDS, description="seconds")] | None = None
 
     def message(self) -> Operation:
-        """See above."""
+        """Return the message."""
         if (self.value is UNSET) is (self.value_base64 is UNSET):
             raise InvalidRequest("A put has either value or value_base64.")
         ttl = None if self.ttl is None else max(1, int(self.ttl * 1000))
@@ -92,7 +84,7 @@ class Put(_Operation, tag="put"):
         return kind, value
 
     def told(self, result: Any) -> object:
-        """See above."""
+        """Return the result as JSON shows it."""
         return {}
 
 
@@ -102,11 +94,11 @@ class GetOne(_Operation, tag="get"):
     key: str
 
     def message(self) -> Operation:
-        """See above."""
+        """Return the message."""
         return Get(self.key.encode())
 
     def told(self, result: Any) -> object:
-        """See above."""
+        """Return the result as JSON shows it."""
         return None if result is None else item(self.key.encode(), result)
 
 
@@ -116,11 +108,11 @@ class DeleteOne(_Operation, tag="delete"):
     key: str
 
     def message(self) -> Operation:
-        """See above."""
+        """Return the message."""
         return Delete(self.key.encode())
 
     def told(self, result: Any) -> object:
-        """See above."""
+        """Return the result as JSON shows it."""
         return {"deleted": result}
 
 
@@ -131,11 +123,11 @@ class Add(_Operation, tag="increment"):
     by: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 1
 
     def message(self) -> Operation:
-        """See above."""
+        """Return the message."""
         return Increment(self.key.encode(), self.by)
 
     def told(self, result: Any) -> object:
-        """See above."""
+        """Return the result as JSON shows it."""
         return {"value": result}
 
 
@@ -158,11 +150,11 @@ class Scan(Ranged, tag="range"):
     reverse: bool = False
 
     def message(self) -> Operation:
-        """See above."""
+        """Return the message."""
         return Range(*self.bounds(), self.limit, self.reverse)
 
     def told(self, result: Any) -> object:
-        """See above."""
+        """Return the result as JSON shows it."""
         return {"items": [item(key, record) for key, record in result.items], "more": result.more}
 
 
@@ -172,13 +164,13 @@ class Clear(Ranged, tag="delete_range"):
     all: bool = False
 
     def message(self) -> Operation:
-        """See above."""
+        """Return the message."""
         if not (self.all or self.prefix or self.start or self.end is not None):
             raise InvalidRequest("Say which keys: prefix, start, end, or all.")
         return DeleteRange(*self.bounds())
 
     def told(self, result: Any) -> object:
-        """See above."""
+        """Return the result as JSON shows it."""
         return {"deleted": result}
 
 

@@ -111,7 +111,7 @@ class BatchTooLarge(KvactorError):
 class RangeTooLarge(KvactorError):
     """Is raised when a range to be deleted has more than `max_batch_size` keys.
 
-    Details: `limit`; of DELETE /v1/kv outside of transactions also `count`, how many there are.
+    Details: `limit`, and, where they were counted, `count`.
     """
 
     code = "range_too_large"

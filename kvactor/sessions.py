@@ -76,7 +76,7 @@ class Sessions:
         """The same, for a request that needs what was read to be still true: raises
         `TransactionConflict` if it is not.
         """
-        if within is OUTSIDE or (within is SHARED and self.shared is None):
+        if within is SHARED and self.shared is None:
             return None
         transaction = self.find(within, now)
         if transaction is not None and transaction.conflicted:

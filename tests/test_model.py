@@ -3,7 +3,6 @@
 Random runs, invariants after each step.
 """
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,6 +51,7 @@ from kvactor.messages import (
 from kvactor.records import value_of
 from kvactor.settings import Settings
 from tests.harness import Desk, HeldJournal, HeldTree, Said
+from tests.sizes import size
 
 KEYS = st.sampled_from([b"a", b"b", b"ba"])
 #: what clients do, the more often the more likely
@@ -616,7 +616,7 @@ def plain(result: Result) -> object:
 
 
 CoreAgainstModel.TestCase.settings = settings(
-    max_examples=int(os.environ.get("KVACTOR_TEST_EXAMPLES", "100")),
+    max_examples=size("examples"),
     stateful_step_count=50,
     # Making an example smaller can take minutes; it is printed as it was found, and can be replayed.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],

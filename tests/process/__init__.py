@@ -6,7 +6,4 @@ disk would do it.
     contents        a stopped server's directory, read through the core and checked
     failpoints      a server that is killed, held up or fails between two of its steps
     strace          the same between two of LMDB's, where strace may be used
-
-`KVACTOR_TEST_ROUNDS`, `_KEYS`, `_INCREMENTS`, `_RESUMES` and `_UNREAD_SECONDS` ask for more than the
-suite does by itself.
 """

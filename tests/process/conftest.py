@@ -1,6 +1,5 @@
 """Fixtures: a way to start servers that are always reaped, and a list of figures that were measured."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Final, Protocol
 import pytest
 
 from tests.process.servers import KVACTOR, Server
+from tests.sizes import size
 
 FIGURE: Final = "figure"
 
@@ -51,7 +51,7 @@ def start(tmp_path: Path, data_dir: Path) -> Iterator[Start]:
 @pytest.fixture(scope="session")
 def rounds() -> int:
     """How often a test that dies at random moments does so."""
-    return int(os.environ.get("KVACTOR_TEST_ROUNDS", "4"))
+    return size("rounds")
 
 
 @pytest.fixture

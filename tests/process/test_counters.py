@@ -2,7 +2,6 @@
 do it. `KVACTOR_TEST_INCREMENTS=10000` is what the promise is about.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +12,10 @@ import pytest
 from tests.process.clients import Client
 from tests.process.conftest import Start
 from tests.process.servers import Server
+from tests.sizes import size
 
 CLIENTS = 50
-INCREMENTS = int(os.environ.get("KVACTOR_TEST_INCREMENTS", "300"))
+INCREMENTS = size("increments")
 
 #: Tries after which one increment has failed: each that fails means that another was done.
 TRIES = CLIENTS * INCREMENTS

@@ -19,6 +19,7 @@ from tests.process.clients import CLOSED, Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.servers import PATIENCE, NotReady, Server, environment, refusal
+from tests.sizes import size
 
 #: Where in a record a bit is flipped: what is there, and its offset.
 _CONTENT_TYPE = HEADER_SIZE
@@ -151,7 +152,7 @@ PAGE = 4096
 
 
 def test_no_damage_anywhere_in_the_files_is_a_crash_or_a_wrong_value(
-    start: Start, tmp_path: Path, data_dir: Path, rounds: int
+    start: Start, tmp_path: Path, data_dir: Path
 ) -> None:
     """A key may seem to be missing, though: not everything in LMDB's pages has a checksum."""
     folded, replayed = 300, 100
@@ -164,7 +165,7 @@ def test_no_damage_anywhere_in_the_files_is_a_crash_or_a_wrong_value(
 
     random = Random("damage")
     directories: list[Path] = []
-    for number in range(rounds * 40):
+    for number in range(size("damages")):
         part, damage = random.choice(["journal", "tree"]), random.choice(["bit", "page", "end"])
         data = bytearray((data_dir / part / "data.mdb").read_bytes())
         place = random.randrange(len(data))

@@ -4,7 +4,6 @@ order, and whole, whatever dies; and who does not read harms nobody.
 """
 
 import json
-import os
 import re
 import socket
 import time
@@ -17,10 +16,11 @@ from tests.process.clients import CLOSED, Client, Event, Load, Stream
 from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.servers import PATIENCE
+from tests.sizes import size
 
-RESUMES = int(os.environ.get("KVACTOR_TEST_RESUMES", "20"))
+RESUMES = size("resumes")
 KILLS = RESUMES // 10
-UNREAD_SECONDS = int(os.environ.get("KVACTOR_TEST_UNREAD_SECONDS", "1"))
+UNREAD_SECONDS = size("unread_seconds")
 
 #: Bytes that a reader who does not read, and the load, may cost the server.
 MEMORY = 50_000_000

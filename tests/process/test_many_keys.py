@@ -3,7 +3,6 @@ there. `KVACTOR_TEST_KEYS=1000000` is what the promise is about.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,9 @@ from bench.preload import key, preload, value
 from tests.process.clients import Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
+from tests.sizes import size
 
-KEYS = int(os.environ.get("KVACTOR_TEST_KEYS", "100000"))
+KEYS = size("keys")
 
 #: Bytes of its own that a server with a million keys may use.
 MEMORY = 150_000_000

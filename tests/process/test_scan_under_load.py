@@ -1,8 +1,7 @@
 """A scan with a cursor while others write and delete: no key that was there all along is missed or
-doubled. `KVACTOR_TEST_KEYS=100000` is what the promise is about, and what the suite does.
+doubled.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +15,9 @@ from bench.preload import key, preload
 from tests.process.clients import Client
 from tests.process.conftest import Start
 from tests.process.servers import PATIENCE, Server
+from tests.sizes import size
 
-KEYS = int(os.environ.get("KVACTOR_TEST_KEYS", "100000"))
+KEYS = size("scanned_keys")
 WRITERS = 4
 
 

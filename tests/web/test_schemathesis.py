@@ -1,11 +1,6 @@
-"""The server does what its description says, whatever is asked of it: schemathesis makes the requests.
-
-`KVACTOR_TEST_CASES` is how many it makes up for each operation, beside those that the description
-itself suggests.
-"""
+"""The server does what its description says, whatever is asked of it: schemathesis asks."""
 
 import asyncio
-import os
 import re
 import sys
 from pathlib import Path
@@ -15,8 +10,9 @@ from aiohttp import web
 from kvactor.settings import Settings
 from kvactor.web.app import create_runner
 from kvactor.web.routes import FAMILIES
+from tests.sizes import size
 
-CASES = os.environ.get("KVACTOR_TEST_CASES", "5")
+CASES = str(size("cases"))
 #: Seconds; only a failing test takes longer.
 PATIENCE = 1800
 

@@ -45,21 +45,26 @@ class LmdbJournal:
             (encode_revision_number(revision.number), encode_revision(revision))
             for revision in revisions
         ]
-        self._thread.submit(self._append, rows).add_done_callback(lambda future: _report(future, done))
+        self._thread.submit(self._flush, rows).add_done_callback(lambda future: _report(future, done))
 
-    def _append(self, rows: list[tuple[bytes, bytes]]) -> None:
+    def _flush(self, rows: list[tuple[bytes, bytes]]) -> None:
         with self._env.begin(write=True) as txn:
-            cursor = txn.cursor()
-            _, added = cursor.putmulti(rows, append=True)
-            if added != len(rows):
-                raise DataDamaged(
-                    f"The journal in {self._path} holds rows that this process did not write."
-                )
-            below = encode_revision_number(self._below)
-            for _ in range(len(rows) + _TRIM_AHEAD):
-                if not cursor.first() or cursor.key() >= below:
-                    break
-                cursor.delete()
+            self._write(txn.cursor(), rows)
+
+    def _write(self, cursor: lmdb.Cursor, rows: list[tuple[bytes, bytes]]) -> None:
+        _, added = cursor.putmulti(rows, append=True)
+        if added != len(rows):
+            raise DataDamaged(
+                f"The journal in {self._path} holds rows that this process did not write."
+            )
+        self._trim(cursor, len(rows) + _TRIM_AHEAD)
+
+    def _trim(self, cursor: lmdb.Cursor, limit: int) -> None:
+        below = encode_revision_number(self._below)
+        for _ in range(limit):
+            if not cursor.first() or cursor.key() >= below:
+                break
+            cursor.delete()
 
     def replay(self, after: int) -> Iterator[Revision]:
         """See `Journal`."""

@@ -91,13 +91,18 @@ class LmdbTree:
 
     def _fold(self, changes: Iterable[tuple[bytes, Entry]], applied: int) -> None:
         with self._env.begin(self._records, write=True) as txn:
-            for key, entry in changes:
-                before = txn.pop(key) if entry is TOMBSTONE else txn.replace(key, entry)
-                if before is not None and _indexed_expiry(before) != NEVER:
-                    txn.delete(_NUMBER.pack(_indexed_expiry(before)), key, self._expiries)
-                if entry is not TOMBSTONE and expiry_of(entry) != NEVER:
-                    txn.put(_NUMBER.pack(expiry_of(entry)), key, db=self._expiries)
-            txn.put(_APPLIED, _NUMBER.pack(applied), db=self._meta)
+            self._write(txn, changes, applied)
+
+    def _write(
+        self, txn: lmdb.Transaction, changes: Iterable[tuple[bytes, Entry]], applied: int
+    ) -> None:
+        for key, entry in changes:
+            before = txn.pop(key) if entry is TOMBSTONE else txn.replace(key, entry)
+            if before is not None and _indexed_expiry(before) != NEVER:
+                txn.delete(_NUMBER.pack(_indexed_expiry(before)), key, self._expiries)
+            if entry is not TOMBSTONE and expiry_of(entry) != NEVER:
+                txn.put(_NUMBER.pack(expiry_of(entry)), key, db=self._expiries)
+        txn.put(_APPLIED, _NUMBER.pack(applied), db=self._meta)
 
     def snapshot(self) -> None:
         """See `Tree`."""

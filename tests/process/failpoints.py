@@ -79,8 +79,8 @@ class _Items:
 #: client knows, is not the same.
 WRITE: Final[dict[str, tuple[Any, str, Callable[[Act, Step], Step]]]] = {
     "staged": (Store, "stage", _after),
-    "journal written": (LmdbJournal, "_append", _within),
-    "journal committed": (LmdbJournal, "_append", _after),
+    "journal written": (LmdbJournal, "_flush", _within),
+    "journal committed": (LmdbJournal, "_flush", _after),
     "answered": (replies, "deliver", _after),
     "tree written": (LmdbTree, "_fold", _within),
     "tree committed": (LmdbTree, "_fold", _after),

@@ -51,7 +51,7 @@ class LmdbJournal:
         with self._env.begin(write=True) as txn:
             self._write(txn.cursor(), rows)
 
-    def _write(self, cursor: lmdb.Cursor, rows: list[tuple[bytes, bytes]]) -> None:
+    def _write(self, cursor: "lmdb.Cursor[bytes]", rows: list[tuple[bytes, bytes]]) -> None:
         _, added = cursor.putmulti(rows, append=True)
         if added != len(rows):
             raise DataDamaged(
@@ -59,7 +59,7 @@ class LmdbJournal:
             )
         self._trim(cursor, len(rows) + _TRIM_AHEAD)
 
-    def _trim(self, cursor: lmdb.Cursor, limit: int) -> None:
+    def _trim(self, cursor: "lmdb.Cursor[bytes]", limit: int) -> None:
         below = encode_revision_number(self._below)
         for _ in range(limit):
             if not cursor.first() or cursor.key() >= below:

@@ -94,7 +94,7 @@ class LmdbTree:
             self._write(txn, changes, applied)
 
     def _write(
-        self, txn: lmdb.Transaction, changes: Iterable[tuple[bytes, Entry]], applied: int
+        self, txn: "lmdb.Transaction[bytes]", changes: Iterable[tuple[bytes, Entry]], applied: int
     ) -> None:
         for key, entry in changes:
             before = txn.pop(key) if entry is TOMBSTONE else txn.replace(key, entry)

@@ -20,6 +20,7 @@ data. The map of the house, in reading order:
       openapi         the description of the API, made from the routes
       values          values as JSON shows them
     settings, errors, cli
+    failpoints      where tests have a write's way down to disk broken off; off unless asked for
 
 Imports run one way: web -> actor -> owner -> operations, changes -> sessions, store, transactions,
 replies, metrics -> storage -> records, messages, errors, settings.

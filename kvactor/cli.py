@@ -16,9 +16,10 @@ import uvloop
 from aiohttp import web
 
 import kvactor
+from kvactor import failpoints
 from kvactor.actor import StoreActor
 from kvactor.errors import DataDirectoryError
-from kvactor.settings import Settings, load, suggestion, table
+from kvactor.settings import FAILPOINTS, Settings, load, suggestion, table
 from kvactor.storage.directory import Storage, open_directory, open_memory
 from kvactor.web.app import create_app, create_runner
 
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given.pop("command")
     try:
         settings = load(os.environ, given)
+        armed = failpoints.parse(os.environ.get(FAILPOINTS, ""))
     except ValueError as error:
         return _complain(error, 2)
     logging.basicConfig(
@@ -99,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    failpoints.arm(armed)
     path = Path(settings.data_dir).absolute()
     try:
         storage = open_memory() if settings.memory else open_directory(path, settings.map_size)

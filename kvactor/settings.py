@@ -17,6 +17,9 @@ from kvactor.records import MAX_KEY_SIZE
 
 PREFIX = "KVACTOR_"
 
+#: The one variable that is no setting: `failpoints` reads it.
+FAILPOINTS = PREFIX + "FAILPOINTS"
+
 _MiB = 1024 * 1024
 #: Longer than any duration that makes sense here, in seconds: a year.
 MAX_SECONDS = 365 * 24 * 3600
@@ -207,7 +210,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
     """
     rows = {setting.variable: setting for setting in table()}
     for variable in environ:
-        if variable.startswith(PREFIX) and variable not in rows:
+        if variable.startswith(PREFIX) and variable not in rows and variable != FAILPOINTS:
             raise ValueError(
                 f"{variable} names no setting of kvactor. {suggestion(variable, rows, PREFIX)}"
                 "'kvactor --help' lists them."

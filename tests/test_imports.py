@@ -11,6 +11,7 @@ import kvactor
 #: From the top to the ground: a floor may import from those below it, and within itself.
 FLOORS = (
     ("kvactor.cli", "kvactor.__main__"),
+    ("kvactor.failpoints",),
     ("kvactor.web",),
     ("kvactor.actor",),
     ("kvactor.owner",),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import uvloop
 from aiohttp import web
 
@@ -22,12 +23,10 @@ from kvactor.errors import DataDirectoryError
 from kvactor.settings import FAILPOINTS, Settings, load, suggestion, table
 from kvactor.storage.directory import Storage, open_directory, open_memory
 from kvactor.web.app import create_app, create_runner
+from kvactor.web.connections import connections_possible
+from kvactor.web.door import is_loopback
 
 log = logging.getLogger(__name__)
-
-#: Addresses that only this machine reaches.
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
-
 
 _USAGE = "kvactor [serve] [settings]"
 
@@ -129,6 +128,14 @@ def _complain(error: object, status: int) -> int:
 
 async def serve(storage: Storage, settings: Settings, where: str) -> int:
     """Serve a storage until a signal or a failure ends it; return the exit status."""
+    possible = connections_possible()
+    if settings.max_connections > possible:
+        log.warning(
+            "max_connections is %d, and the process may open files for %d: that is the limit now",
+            settings.max_connections,
+            possible,
+        )
+        settings = msgspec.structs.replace(settings, max_connections=possible)
     actor = StoreActor(storage, settings)
     runner = create_runner(create_app(actor, settings), settings)
     told = _listen_to_signals()
@@ -152,7 +159,7 @@ async def serve(storage: Storage, settings: Settings, where: str) -> int:
         f"kvactor {kvactor.__version__} ready at {_url(runner)}, {where}, revision {actor.revision}\n"
     )
     sys.stdout.flush()
-    if settings.host not in _LOOPBACK:
+    if not is_loopback(settings.host):
         log.warning(
             "listening on %s: there is no authentication, so whoever reaches this port can read "
             "and write everything",

@@ -42,6 +42,12 @@ class CrossOrigin(KvactorError):
     code = "cross_origin"
 
 
+class HostNotAllowed(KvactorError):
+    """Is raised when `Host` is no name of the server's: a page may have made its own name lead here."""
+
+    code = "host_not_allowed"
+
+
 class KeyAndValueRequired(KvactorError):
     """Is raised when the seed's set route is given no key or no value."""
 
@@ -206,9 +212,17 @@ class TooManySubscribers(KvactorError):
 
 
 class Overloaded(KvactorError):
-    """Is raised when `mailbox_size` requests are waiting already. Nothing was done; try again."""
+    """Is raised when `mailbox_size` requests are waiting already, or large ones have
+    `max_in_flight_size` bytes. Nothing was done; try again.
+    """
 
     code = "overloaded"
+
+
+class TooManyConnections(KvactorError):
+    """Is raised when `max_connections` connections are open already. Nothing was done; try again."""
+
+    code = "too_many_connections"
 
 
 class Stopping(KvactorError):

@@ -73,6 +73,7 @@ class Metrics:
         self.flush_size = Distribution(SIZES)
         self.fold = Distribution()
         self.subscribers = 0
+        self.connections = 0
         self.cut_off = 0
 
     def counter(self, method: str, route: str) -> Callable[[int, float], None]:
@@ -99,6 +100,7 @@ class Metrics:
             "transactions_open": ("Isolated transactions open.", report.transactions),
             "shared_transaction_depth": ("Depth of the shared transaction.", report.shared_depth),
             "free_bytes": ("Bytes that can still be written.", report.free_space),
+            "connections": ("Connections that are open.", self.connections),
             "subscribers": ("Requests that follow the changes.", self.subscribers),
         }
         registry = CollectorRegistry(auto_describe=False)
@@ -134,7 +136,9 @@ class Metrics:
             errors.add_metric((code,), count)
         yield errors
         yield CounterMetricFamily(
-            "kvactor_subscribers_cut_off", "Readers of the changes that did not read.", self.cut_off
+            "kvactor_connections_cut_off",
+            "Clients that did not read what they were sent.",
+            self.cut_off,
         )
 
 

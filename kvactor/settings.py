@@ -32,6 +32,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = (
         5000
     )
+    allowed_hosts: Annotated[
+        str, Meta(description="names that requests may have in Host, with commas, beside its own")
+    ] = ""
     data_dir: Annotated[str, Meta(description="directory for the data")] = "kvactor-data"
     memory: Annotated[bool, Meta(description="keep everything in memory, and nothing on disk")] = False
     log_level: Annotated[
@@ -53,6 +56,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_timeout: Annotated[
         float, Meta(gt=0, le=MAX_SECONDS, description="seconds in which a body has to arrive")
     ] = 30.0
+    write_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=MAX_SECONDS,
+            description="seconds in which a client has to take the next 64 KiB of what it is sent",
+        ),
+    ] = 30.0
     keepalive_timeout: Annotated[
         float,
         Meta(gt=0, le=MAX_SECONDS, description="seconds after which an idle connection is closed"),
@@ -65,6 +76,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="seconds that requests under way get to finish when the server stops",
         ),
     ] = 10.0
+    max_connections: Annotated[int, Meta(ge=1, description="connections; more get 503")] = 10_000
+    max_in_flight_size: Annotated[
+        int,
+        Meta(ge=0, description="bytes of bodies and answers of over 64 KiB under way; more get 503"),
+    ] = 256 * _MiB
     mailbox_size: Annotated[int, Meta(ge=1, description="requests that may wait; more get 503")] = (
         10_000
     )
@@ -112,10 +128,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(gt=0, le=MAX_SECONDS, description="seconds for which an Idempotency-Key is remembered"),
     ] = 86_400.0
     max_subscribers: Annotated[int, Meta(ge=1, description="requests that follow the changes")] = 1000
-    subscriber_timeout: Annotated[
-        float,
-        Meta(gt=0, le=MAX_SECONDS, description="seconds after which one that does not read is cut off"),
-    ] = 10.0
     heartbeat: Annotated[
         float,
         Meta(gt=0, le=MAX_SECONDS, description="seconds of quiet after which an event stream says so"),

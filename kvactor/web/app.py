@@ -8,6 +8,7 @@ ends.
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -17,15 +18,19 @@ from aiohttp.typedefs import Handler
 from kvactor.actor import StoreActor
 from kvactor.settings import Settings
 from kvactor.web.about import AboutRoutes
+from kvactor.web.connections import Connections
 from kvactor.web.docs import DocsRoutes
-from kvactor.web.errors import catching
-from kvactor.web.requests import Bodies, Patience
+from kvactor.web.door import Door
+from kvactor.web.errors import Edge
+from kvactor.web.requests import Bodies, Patience, Room
 from kvactor.web.routes import FAMILIES
 from kvactor.web.seed import SeedRoutes
 from kvactor.web.v1.batch import BatchRoutes
 from kvactor.web.v1.changes import ChangeRoutes
 from kvactor.web.v1.keys import KeyRoutes
 from kvactor.web.v1.transactions import TransactionRoutes
+
+ACTOR = web.AppKey("actor", StoreActor)
 
 
 def new_id() -> str:
@@ -49,26 +54,29 @@ def create_app(
     app = web.Application(client_max_size=settings.max_body_size)
     patience = Patience()
     app.on_shutdown.append(patience.stop)
-    bodies = Bodies(settings.body_timeout, patience)
+    room = Room(settings)
+    bodies = Bodies(settings, patience, room)
     families = {
         "Keys": KeyRoutes(actor, settings, bodies).routes(),
-        "Batches": BatchRoutes(actor, bodies).routes(),
+        "Batches": BatchRoutes(actor, bodies, room).routes(),
         "Transactions": TransactionRoutes(actor, bodies, new_id).routes(),
-        "Changes": ChangeRoutes(actor, settings, patience).routes(),
+        "Changes": ChangeRoutes(actor, settings, patience, room).routes(),
         "One shared transaction": SeedRoutes(actor, bodies).routes(),
         "About the server": AboutRoutes(actor).routes(),
         "About the API": DocsRoutes(actor, settings).routes(),
     }
     app[FAMILIES] = families
+    app[ACTOR] = actor
+    edge = Edge(actor, Door(settings), room)
     routes = [route for family in families.values() for route in family]
     for route in routes:
         app.router.add_route(
-            route.method, route.path, catching(route.handler, actor, route.method, route.name)
+            route.method, route.path, edge.around(route.handler, route.method, route.name)
         )
     for path, name in {route.path: route.name for route in routes}.items():
         allowed = [route.method for route in routes if route.path == path]
-        app.router.add_route("*", path, catching(_refuse_method(allowed), actor, "*", name))
-    app.router.add_route("*", "/{path:(?s:.*)}", catching(_refuse_path, actor, "*", "*"))
+        app.router.add_route("*", path, edge.around(_refuse_method(allowed), "*", name))
+    app.router.add_route("*", "/{path:(?s:.*)}", edge.around(_refuse_path, "*", "*"))
 
     async def life(_: web.Application) -> AsyncIterator[None]:
         await actor.start()
@@ -109,18 +117,30 @@ class _NoTracebacks(logging.Filter):
 _no_tracebacks = _NoTracebacks()
 
 
+class _Runner(web.AppRunner):
+    """Serves an application over `Connections`."""
+
+    def __init__(self, app: web.Application, settings: Settings, **limits: Any) -> None:
+        super().__init__(app, shutdown_timeout=settings.shutdown_timeout, **limits)
+        self._settings = settings
+        self._limits = limits
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        return Connections(server, self.app[ACTOR], self._settings, **self._limits)
+
+
 def create_runner(app: web.Application, settings: Settings) -> web.AppRunner:
     """Return a runner with the limits that aiohttp has no good defaults for."""
     logger = logging.getLogger("aiohttp.server")
     logger.addFilter(_no_tracebacks)
-    return web.AppRunner(
+    return _Runner(
         app,
+        settings,
         logger=logger,
         access_log=logging.getLogger("aiohttp.access") if settings.access_log else None,
         keepalive_timeout=settings.keepalive_timeout,
         max_line_size=settings.max_header_size,
         max_field_size=settings.max_header_size,
         auto_decompress=False,
-        shutdown_timeout=settings.shutdown_timeout,
-        handler_cancellation=False,
     )

@@ -1,5 +1,5 @@
-"""The one table from errors to statuses, the two shapes in which they are told, and the one
-middleware that catches.
+"""The one table from errors to statuses, the two shapes in which they are told, and the one place that
+catches.
 """
 
 import logging
@@ -16,13 +16,15 @@ from msgspec import Meta
 from kvactor import errors
 from kvactor.actor import StoreActor
 from kvactor.web.answers import answer
-from kvactor.web.requests import check_form
+from kvactor.web.door import Door
+from kvactor.web.requests import Room
 
 log = logging.getLogger(__name__)
 
 STATUS: dict[type[errors.KvactorError], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
     errors.CrossOrigin: HTTPStatus.FORBIDDEN,
+    errors.HostNotAllowed: HTTPStatus.FORBIDDEN,
     errors.KeyAndValueRequired: HTTPStatus.NOT_FOUND,  # that status is the seed's
     errors.InvalidKey: HTTPStatus.BAD_REQUEST,
     errors.ValueTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -47,6 +49,7 @@ STATUS: dict[type[errors.KvactorError], HTTPStatus] = {
     errors.RevisionInFuture: HTTPStatus.BAD_REQUEST,
     errors.TooManySubscribers: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.TooManyConnections: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Stopping: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.OutcomeUnknown: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -91,47 +94,65 @@ def _shape(
     return "application/json", msgspec.json.encode(SeedError(detail))
 
 
-def catching(handler: Handler, actor: StoreActor, method: str, route: str) -> Handler:
-    """Return a handler that answers with what another one raises, and counts the answers of a route.
+#: Methods that only read: nothing was done if their answers are refused.
+_READS = ("GET", "HEAD")
 
-    It stands around each handler, and not in the application's list of middlewares: those would cost
-    every request two more coroutines.
+
+class Edge:
+    """What stands around every handler: the door, the errors, the counting, and the room for answers.
+
+    It does, and not middlewares: those would cost every request two more coroutines.
     """
 
-    metrics = actor.metrics
-    clock, count = metrics.clock, metrics.counter(method, route)
+    def __init__(self, actor: StoreActor, door: Door, room: Room) -> None:
+        self._actor = actor
+        self._door = door
+        self._room = room
 
-    async def catch(request: web.Request) -> web.StreamResponse:
-        began = clock()
-        try:
-            check_form(request)
-            answered = await handler(request)
-        except errors.KvactorError as error:
-            metrics.errors[error.code] += 1
-            revision = actor.revision if error.revision is None else error.revision
-            if isinstance(error, errors.RecordDamaged):
-                log.warning("%s Restore it from a backup, or write it anew.", error)
-            answered = _tell(
-                request, revision, STATUS[type(error)], error.code, str(error), {}, error.details
-            )
-        except web.HTTPException as error:
-            status = HTTPStatus(error.status)
-            detail = f"{request.method} {request.path}: {status.phrase}"
-            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-            answered = _tell(request, actor.revision, status, status.name.lower(), detail, allow)
-        except Exception:
-            log.exception("%s %s failed by a fault of the server's", request.method, request.path)
-            status = HTTPStatus.INTERNAL_SERVER_ERROR
-            detail = "The server has made a mistake; its log says more."
-            answered = _tell(request, actor.revision, status, INTERNAL_ERROR, detail, {})
-        count(answered.status, clock() - began)
-        return answered
+    def around(self, handler: Handler, method: str, route: str) -> Handler:
+        """Return a handler that answers with what another one raises, and counts the answers of a
+        route.
+        """
+        actor, metrics = self._actor, self._actor.metrics
+        clock, count = metrics.clock, metrics.counter(method, route)
+        check, take, refuse = self._door.check, self._room.take, method in _READS
 
-    return catch
+        async def catch(request: web.Request) -> web.StreamResponse:
+            began = clock()
+            try:
+                check(request)
+                answered = await handler(request)
+                if isinstance(answered, web.Response) and isinstance(answered.body, bytes):
+                    take(len(answered.body), refuse=refuse)
+            except errors.KvactorError as error:
+                metrics.errors[error.code] += 1
+                if isinstance(error, errors.RecordDamaged):
+                    log.warning("%s Restore it from a backup, or write it anew.", error)
+                answered = refusal(request, error, actor.revision)
+            except web.HTTPException as error:
+                status = HTTPStatus(error.status)
+                detail = f"{request.method} {request.path}: {status.phrase}"
+                allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+                answered = _tell(request, actor.revision, status, status.name.lower(), detail, allow)
+            except Exception:
+                log.exception("%s %s failed by a fault of the server's", request.method, request.path)
+                status = HTTPStatus.INTERNAL_SERVER_ERROR
+                detail = "The server has made a mistake; its log says more."
+                answered = _tell(request, actor.revision, status, INTERNAL_ERROR, detail, {})
+            count(answered.status, clock() - began)
+            return answered
+
+        return catch
+
+
+def refusal(request: web.BaseRequest, error: errors.KvactorError, revision: int) -> web.Response:
+    """Return the answer that tells an error, as of `revision` unless it knows better."""
+    at = revision if error.revision is None else error.revision
+    return _tell(request, at, STATUS[type(error)], error.code, str(error), {}, error.details)
 
 
 def _tell(
-    request: web.Request,
+    request: web.BaseRequest,
     revision: int,
     status: HTTPStatus,
     code: str,

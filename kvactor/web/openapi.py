@@ -12,7 +12,15 @@ from typing import Any
 import msgspec
 
 import kvactor
-from kvactor.errors import CrossOrigin, InvalidKey, InvalidRequest, KvactorError
+from kvactor.errors import (
+    CrossOrigin,
+    HostNotAllowed,
+    InvalidKey,
+    InvalidRequest,
+    KvactorError,
+    Overloaded,
+    TooManyConnections,
+)
 from kvactor.web.errors import INTERNAL_ERROR, STATUS, Problem, SeedError, in_v1
 from kvactor.web.routes import ASKING, AT, RETRY_AFTER, Header, Route
 
@@ -56,6 +64,9 @@ def errors_of(route: Route) -> dict[HTTPStatus, list[type[KvactorError]]]:
     kinds: list[type[KvactorError]] = [
         InvalidRequest,
         CrossOrigin,
+        HostNotAllowed,
+        TooManyConnections,
+        Overloaded,
         *([InvalidKey] if "{key}" in route.name else []),
         *(ASKING if route.asks else ()),
         *(kind for header in route.headers for kind in header.errors),

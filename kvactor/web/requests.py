@@ -5,16 +5,16 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import blake2b
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
-from aiohttp import HttpVersion10, HttpVersion11, web
-from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
+from aiohttp import web
 from multidict import istr
 
-from kvactor.errors import BodyTimeout, BodyTooLarge, CrossOrigin, InvalidKey, InvalidRequest, Stopping
+from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidKey, InvalidRequest, Overloaded, Stopping
 from kvactor.messages import Once, Scope, Within
+from kvactor.settings import Settings
 from kvactor.web.answers import TRANSACTION
 
 T = TypeVar("T")
@@ -28,20 +28,10 @@ _DECISIVE = ("Content-Type", "If-Match", "If-None-Match", TRANSACTION)
 #: More than any revision has, and few enough for Python to read.
 _MAX_DIGITS = 20
 
-_ORIGIN = istr("Origin")
-_VERSIONS = (HttpVersion11, HttpVersion10)
+#: Bytes of a body or an answer that do not count as large.
+SMALL = 64 * 1024
+
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
-
-
-def check_form(request: web.Request) -> None:
-    """Raise `InvalidRequest` for another HTTP than 1.0 and 1.1, and for a target that is no path;
-    `CrossOrigin` for what a page from elsewhere has sent.
-    """
-    if request.version not in _VERSIONS or request.raw_path[:1] != "/":
-        raise InvalidRequest("A request is HTTP/1.1 or HTTP/1.0, and its target begins with /.")
-    origin = request.headers.get(_ORIGIN)
-    if origin is not None and origin.partition("://")[2] != request.headers.get("Host"):
-        raise CrossOrigin(f"Pages of {origin} may not speak to this server.")
 
 
 def key_in_path(request: web.Request, prefix: str) -> bytes:
@@ -123,8 +113,8 @@ class Patience:
         self.stopping = False
 
     @asynccontextmanager
-    async def limit(self, seconds: float) -> AsyncIterator[None]:
-        """Raise `TimeoutError` after so many seconds, or when the server stops."""
+    async def limit(self, seconds: float | None) -> AsyncIterator[None]:
+        """Raise `TimeoutError` after so many seconds (None: never), or when the server stops."""
         async with asyncio.timeout(0 if self.stopping else seconds) as wait:
             self._waits.add(wait)
             try:
@@ -140,34 +130,87 @@ class Patience:
                 wait.reschedule(0)
 
 
+class Room:
+    """Room for the bodies and answers that are under way, in bytes.
+
+    A request takes it as it goes on, and gives it back when its task ends: when the client has its
+    answer. What has at most `SMALL` bytes takes none: of those, the number of connections is the bound.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._size = self._free = settings.max_in_flight_size
+        self._taken: dict[asyncio.Task[Any], int] = {}
+
+    def take(self, size: int, *, refuse: bool = True) -> None:
+        """Take room for the running task. Raises `Overloaded` if there is none, and it may `refuse`."""
+        task = asyncio.current_task()
+        if size <= SMALL or task is None:
+            return
+        if refuse:
+            self.check(size)
+        if task not in self._taken:
+            task.add_done_callback(self._end)
+        self._taken[task] = self._taken.get(task, 0) + size
+        self._free -= size
+
+    def check(self, size: int) -> None:
+        """Raise `Overloaded` if there is less room, and others than the running task have the rest."""
+        if size > self._free and self._taken.keys() - {asyncio.current_task()}:
+            raise Overloaded(
+                f"Requests and answers of {self._size - self._free} bytes are under way already. "
+                "Try again later."
+            )
+
+    def give_back(self) -> None:
+        """Give back what the running task has taken, though it goes on."""
+        task = asyncio.current_task()
+        if task in self._taken:
+            task.remove_done_callback(self._end)
+            self._end(task)
+
+    def _end(self, task: "asyncio.Task[Any]") -> None:
+        self._free += self._taken.pop(task)
+
+
 class Bodies:
-    """Reads the requests' bodies, each within `timeout` seconds, and none beyond the server's stop:
+    """Reads the requests' bodies, each within `body_timeout`, and none beyond the server's stop:
     aiohttp drops what arrives after that, so nobody waits for it.
     """
 
-    def __init__(self, timeout: float, patience: Patience) -> None:
-        self._timeout = timeout
+    def __init__(self, settings: Settings, patience: Patience, room: Room) -> None:
+        self._timeout = settings.body_timeout
+        self._most = settings.max_body_size
         self._patience = patience
+        self._room = room
 
     async def read(self, request: web.Request) -> bytes:
         """Return a request's body.
 
-        Raises `BodyTooLarge`, `BodyTimeout`, `Stopping`, and `InvalidRequest` if it is cut off or
-        malformed.
+        Raises `BodyTooLarge`, `BodyTimeout`, `Overloaded`, `Stopping`, and `InvalidRequest` if it is
+        cut off or malformed.
         """
         try:
             if request.content.is_eof():
-                return await request.read()
+                return await self._arrive(request)
             async with self._patience.limit(self._timeout):
-                return await request.read()
+                return await self._arrive(request)
         except TimeoutError:
             if self._patience.stopping:
                 raise Stopping("The server is shutting down. Nothing was done.") from None
             raise BodyTimeout(f"The body has not arrived within {self._timeout:g} s.") from None
-        except HTTPRequestEntityTooLarge as error:
-            raise BodyTooLarge(f"The body is larger than max_body_size allows. {error.text}") from None
         except (web.RequestPayloadError, ConnectionError) as error:
             raise InvalidRequest(f"The body cannot be read: {error}") from None
+
+    async def _arrive(self, request: web.Request) -> bytes:
+        body, counted = bytearray(), 0
+        while piece := await request.content.readany():
+            body += piece
+            if len(body) > self._most:
+                raise BodyTooLarge(f"The body is larger than max_body_size allows: {self._most} bytes.")
+            if len(body) - counted > SMALL:
+                self._room.take(len(body) - counted)
+                counted = len(body)
+        return bytes(body)
 
 
 def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

@@ -27,7 +27,7 @@ from kvactor.messages import (
 )
 from kvactor.settings import MAX_SECONDS
 from kvactor.web.answers import answer
-from kvactor.web.requests import Bodies, once_of, parse, within
+from kvactor.web.requests import SMALL, Bodies, Room, once_of, parse, within
 from kvactor.web.routes import ONCE, WITHIN, WRITING, Body, Route, said
 from kvactor.web.v1.keys import RangeQuery
 from kvactor.web.values import BINARY, JSON, checked_type, encode, item
@@ -193,8 +193,9 @@ class Done(msgspec.Struct):
 class BatchRoutes:
     """A handler that parses, asks and encodes."""
 
-    def __init__(self, actor: StoreActor, bodies: Bodies) -> None:
+    def __init__(self, actor: StoreActor, bodies: Bodies, room: Room) -> None:
         self._ask = actor.ask
+        self._room = room
         self._body_of = bodies.read
         self._decoder = msgspec.json.Decoder(BatchBody)
 
@@ -239,6 +240,8 @@ class BatchRoutes:
             within(request, OUTSIDE),
             once_of(request, text),
         )
+        # Its results may be large, and then it is too late to refuse them.
+        self._room.check(SMALL)
         done = await self._ask(asked)
         results: list[Result] = done.result.results
         told = [

@@ -20,7 +20,8 @@ from kvactor.messages import Changes
 from kvactor.records import HIDDEN, Revision
 from kvactor.settings import Settings
 from kvactor.web.answers import REVISION, answer
-from kvactor.web.requests import Patience, query_of, revision_of
+from kvactor.web.connections import PIECE
+from kvactor.web.requests import Patience, Room, query_of, revision_of
 from kvactor.web.routes import LAST_EVENT_ID, Reply, Route
 from kvactor.web.values import JSON, Item, any_of, encode, item, moment
 
@@ -72,13 +73,14 @@ class ChangesPage(msgspec.Struct):
 class ChangeRoutes:
     """Handlers that parse, ask and encode."""
 
-    def __init__(self, actor: StoreActor, settings: Settings, patience: Patience) -> None:
+    def __init__(self, actor: StoreActor, settings: Settings, patience: Patience, room: Room) -> None:
         self._actor = actor
         self._settings = settings
         self._metrics = actor.metrics
         self._encoded: dict[int, bytes] = {}
         self._encoded_size = 0
         self._patience = patience
+        self._room = room
 
     def routes(self) -> list[Route]:
         """Return the route."""
@@ -176,8 +178,7 @@ class ChangeRoutes:
                 if got.result:
                     since = got.result[-1].number
                 if text:
-                    async with self._patience.limit(self._settings.subscriber_timeout):
-                        await stream.write(text)
+                    await self._write(stream, text)
                 try:
                     async with self._patience.limit(self._settings.heartbeat):
                         got = await self._actor.ask(Changes(since, 1000, wait=True))
@@ -192,13 +193,22 @@ class ChangeRoutes:
                     return stream
                 text = self._encode(got.result, prefix)
         except TimeoutError:
-            self._metrics.cut_off += 1
-            log.info("a reader of the changes that did not read has been cut off at revision %d", since)
+            # The server stops, and this one has not read what was there: it resumes from that.
             if request.transport is not None:
                 request.transport.abort()
         except (ConnectionError, KvactorError) as error:
             log.debug("a reader of the changes has ended at revision %d: %s", since, error)
         return stream
+
+    async def _write(self, stream: web.StreamResponse, text: bytes) -> None:
+        """Write in pieces, each when the last one is taken, or the connection is cut off. Raises
+        `TimeoutError` when the server stops, `Overloaded`, and `ConnectionError`.
+        """
+        self._room.take(len(text))
+        async with self._patience.limit(None):
+            for start in range(0, len(text), PIECE):
+                await stream.write(text[start : start + PIECE])
+        self._room.give_back()
 
     def _encode(self, revisions: Sequence[Revision], prefix: bytes) -> bytes:
         if prefix:

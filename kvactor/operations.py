@@ -9,7 +9,7 @@ durable.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -160,7 +160,7 @@ class Operations:
             )
         return BatchResult(*self._once(message, list[Result], self._batch))
 
-    def stage(self, changes: Iterable[tuple[bytes, Entry]]) -> list[tuple[bytes, bytes | None]]:
+    def stage(self, changes: Collection[tuple[bytes, Entry]]) -> list[tuple[bytes, bytes | None]]:
         """Stage changes as one revision, doom who has read what they touch, and return what they
         have really changed.
         """
@@ -168,6 +168,9 @@ class Operations:
         if changed:
             self._sessions.wrote((key for key, _ in changed), self._store.head)
             self.rests_on = self._store.head
+        else:
+            # That there was nothing left to delete may not be durable yet.
+            self.rests_on = max(self.rests_on, *(self._store.rests_on(key) for key, _ in changes), 0)
         return changed
 
     # -- units --

@@ -286,6 +286,25 @@ def test_a_range_with_too_many_keys_is_not_deleted_at_all() -> None:
     assert desk.ask(DeleteRange(b"b", None)).result == BatchResult(4, [2])
 
 
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("how", ["batch", "shared"])
+def test_a_deletion_that_another_one_has_made_needless_waits_for_that(how: str, sealed: bool) -> None:
+    desk, journal = held_with(b"k")
+    last: Message[Any] = batch(put(b"k"), Delete(b"k"))
+    if how == "shared":
+        desk.ask(Begin(SHARED))
+        desk.ask(Delete(b"k", SHARED))
+        last = Commit(SHARED)
+    if not sealed:
+        desk.ask(put(b"other"))
+    desk.ask(Delete(b"k"))
+    needless = desk.ask(last)
+    # If it were told now, and the power cut, the key would be back.
+    assert not needless.answered
+    catch_up(desk, journal)
+    assert needless.revision == (2 if sealed else 3)
+
+
 def test_how_large_the_values_are_does_not_matter_to_a_range_deleted() -> None:
     desk = Desk(settings=Settings(max_body_size=100))
     for key in (b"a", b"b", b"c"):

@@ -1,0 +1,13 @@
+"""Stress a server over HTTP with many clients at once, and prove from what they were told that it kept
+its promises.
+
+    client      one connection: requests as bytes, answers, and what it means to get none
+    history     what clients did and were told, as data that can be saved
+    model       what a server is to do: a dict, and a stack of dicts
+    checker     is a history strictly serializable? Judged by the revisions in its answers
+    search      the same, judged by nothing but time: slow, and independent
+    programs    what clients do
+    feed        followers of the changes
+    servers     the server under stress, and what befalls it
+    report      progress, and the table at the end
+"""

@@ -1,0 +1,126 @@
+"""What clients did and were told. All of it is data: it can be saved, and judged again later.
+
+The rule: an operation is what happened at one moment, or not at all: a request, or all the steps of
+a transaction. Times are seconds of one clock, and only for comparing.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+
+class Step(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One step of an operation. What it is called, needs and results in is said in `model.STEPS`."""
+
+    what: str
+    key: str = ""
+    argument: Any = None
+    result: Any = None
+
+
+#: `done`: it happened, at `revision`.
+#: `seen`: what it read was so at `revision`; what it wrote was rolled back, or refused.
+#: `unknown`: it was sent, and no answer came. It happened, or not.
+#: `refused`: it did not happen, and nothing was learned.
+Outcome = Literal["done", "seen", "unknown", "refused"]
+
+
+class Operation(msgspec.Struct, gc=False):
+    """What one client did. Of its steps the first `told` have a result that was told.
+
+    It happened between `began` and `ended` (for a transaction: while it was committed, or while its
+    last step was done); `took` is all the time that it took. `error` is why it did not happen.
+    """
+
+    kind: str
+    client: int
+    outcome: Outcome
+    began: float
+    ended: float
+    took: float
+    revision: int = 0
+    steps: list[Step] = []
+    told: int = 0
+    error: str = ""
+
+    @property
+    def writes(self) -> bool:
+        """Could it have changed anything?"""
+        return self.outcome in {"done", "unknown"} and any(step.what in WRITES for step in self.steps)
+
+
+#: The steps that may change something.
+WRITES = frozenset({"put", "swap", "delete", "drop", "add", "clear"})
+
+#: Characters of a value that are shown.
+_LONG = 60
+
+#: Of a revision: its keys, with their values; None: deleted.
+Changes = dict[str, Any]
+
+
+class Item(msgspec.Struct, array_like=True, gc=False):
+    """A key that is there."""
+
+    key: str
+    value: Any
+    revision: int
+
+
+class Sighting(msgspec.Struct, array_like=True, gc=False):
+    """A revision that a follower of the changes was told."""
+
+    revision: int
+    changes: Changes
+
+
+class History(msgspec.Struct):
+    """All that was done by some clients, and what was seen of it.
+
+    `prefix` begins all keys; nobody else writes such keys, and none was there at the beginning.
+    `feed` are the revisions that changed them, as the server tells them in the end, `final` the keys
+    that are there then. `followers` were told the same, each from somewhere on, while it happened.
+    """
+
+    prefix: str
+    operations: list[Operation] = []
+    feed: list[Sighting] = []
+    followers: list[list[Sighting]] = []
+    final: list[Item] = []
+    revision: int = 0
+
+    def save(self, path: Path) -> None:
+        """Write it to a file."""
+        path.write_bytes(msgspec.json.encode(self))
+
+
+def load(path: Path) -> History:
+    """Read a history that was saved. Raises `msgspec.DecodeError` for anything else."""
+    return msgspec.json.decode(path.read_bytes(), type=History)
+
+
+def lines(operations: list[Operation]) -> Iterator[str]:
+    """Show operations in order of time, a line each."""
+    if not operations:
+        return
+    start = min(one.began for one in operations)
+    for one in sorted(operations, key=lambda one: one.began):
+        told = "".join(
+            f" {step.what}({', '.join(map(_short, [step.key, step.argument]))})"
+            + (f"={_short(step.result)}" if index < one.told else "")
+            for index, step in enumerate(one.steps)
+        )
+        until = "          ..." if one.outcome == "unknown" else f"{one.ended - start:13.6f}"
+        yield (
+            f"{one.began - start:10.6f} {until}  client {one.client:<3} {one.kind:<12} {one.outcome:<8}"
+            f" at {one.revision or '-':<8}{told}"
+        )
+
+
+def _short(value: Any) -> str:
+    if value is None or value == "":
+        return ""
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= _LONG else f"{text[:_LONG]}..."

@@ -1,0 +1,181 @@
+"""What one seed does: a world with settings, a network and a disk of its own, some clients, some
+faults, and the verdict on all that they were told.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from random import Random
+from typing import Any, Final, cast
+
+import msgspec
+
+from kvactor import records
+from kvactor.records import HIDDEN
+from kvactor.settings import Settings
+from stress.checker import check
+from stress.client import Connection
+from stress.history import History, Item, Sighting, lines
+from stress.programs import MIX, Client, Hangs, Stage
+from tests.simulation.disk import Manner
+from tests.simulation.faults import Faults
+from tests.simulation.loop import Stuck, Trace
+from tests.simulation.network import Conditions
+from tests.simulation.world import World
+
+CLIENTS: Final = 3
+#: Programs that the clients do, all together.
+PROGRAMS: Final = 18
+#: Steps within which faults begin: about as many as an undisturbed run has.
+HORIZON: Final = 700
+
+#: Lines of the trace in a report.
+LAST: Final = 30
+
+#: Settings that make a server feel its bounds. Each has a chance of one in four.
+TIGHT: Final[dict[str, int | float]] = {
+    "mailbox_size": 3,
+    "memtable_size": 300,
+    "history": 3,
+    "transaction_idle_timeout": 0.05,
+    "max_transactions": 2,
+    "max_transaction_depth": 2,
+    "max_transaction_size": 400,
+    "remembered_transactions": 1,
+    "max_batch_size": 3,
+    "max_scan_limit": 5,
+    "max_subscribers": 1,
+    "subscriber_timeout": 0.05,
+    "heartbeat": 0.05,
+    "body_timeout": 0.02,
+    "keepalive_timeout": 0.05,
+    "shutdown_timeout": 0.05,
+}
+
+
+class Report(msgspec.Struct):
+    """How a seed went. `violation` is empty if all was well."""
+
+    seed: int
+    violation: str
+    faults: list[str]
+    trace: Trace
+    history: History
+
+    def __str__(self) -> str:
+        faults = "".join(f"\n  {one}" for one in self.faults) or " none"
+        steps = "\n  ".join(self.trace.lines(LAST))
+        return (
+            f"seed {self.seed}: {self.violation or 'all was well'}\nfaults:{faults}\n"
+            f"the last steps:\n  {steps}\n"
+            f"again: python -m tests.simulation {self.seed}"
+        )
+
+
+def simulate(seed: int) -> Report:
+    """Run a seed."""
+    random = Random(f"{seed} schedule")
+    world = World(
+        seed,
+        msgspec.structs.replace(
+            Settings(), **{name: value for name, value in TIGHT.items() if random.random() < 0.25}
+        ),
+        Conditions(
+            delay=random.choice((0.0002, 0.001, 0.01)),
+            split=random.choice((0.0, 0.1, 0.5)),
+            stalls=random.choice((0.0, 0.0, 0.02)),
+            wire=random.choice((65536, 100)),
+            high=random.choice((65536, 200)),
+        ),
+        Manner(delay=random.choice((0.0001, 0.001, 0.02))),
+    )
+    faults = Faults(world, random, random.choice((0, 1, 1, 2, 3, 5)), HORIZON)
+    run = _Run(world, faults, random)
+    try:
+        violation = run.violation()
+    finally:
+        world.close()
+    return Report(seed, violation, faults.done, world.loop.trace, run.history)
+
+
+class _Run:
+    def __init__(self, world: World, faults: Faults, random: Random) -> None:
+        self.history = History("s")
+        self._world = world
+        self._faults = faults
+        self._random = random
+
+    def violation(self) -> str:
+        """Run, and say what was wrong, if anything was."""
+        world = self._world
+        try:
+            status = world.run(self._main())
+        except (Stuck, Hangs, ValueError) as error:
+            return f"{type(error).__name__}: {error}"
+        if status:
+            return f"the server ended with {status} when it was told to stop"
+        complaints = world.complaints(self._excused)
+        if complaints:
+            return "; ".join(complaints)
+        self.history.feed = list(self._feed())
+        self.history.final = list(self._stored())
+        self.history.revision = world.disk.journal.head()
+        verdict = check(self.history)
+        if verdict.violation:
+            return "\n  ".join([verdict.violation, *lines(verdict.stretch)])
+        return ""
+
+    async def _main(self) -> int:
+        world, random = self._world, self._random
+        stage = Stage(
+            self._connect, self.history, random.choice((3, 10, 30)), random.random() < 0.5, PROGRAMS
+        )
+        world.began = lambda number: setattr(stage, "life", number)
+        clients = [
+            Client(number, stage, world.random(f"client {number}"), MIX) for number in range(CLIENTS)
+        ]
+        await asyncio.gather(*(client.play() for client in clients))
+        self._faults.end()
+        await world.settled()
+        stage.left = 1
+        await Client(CLIENTS, stage, random, {"scan": 1}).play()
+        return await world.stopped()
+
+    async def _connect(self) -> Connection:
+        loop = self._world.loop
+        _, connection = await loop.create_connection(lambda: Watched(self._world), "127.0.0.1", 5000)
+        return cast(Connection, connection)
+
+    def _excused(self, logged: str) -> bool:
+        return self._faults.excuse and logged.startswith("CRITICAL kvactor.actor: the owner has failed")
+
+    # -- what is there in the end --
+
+    def _feed(self) -> Iterator[Sighting]:
+        for revision in self._world.disk.journal.all:
+            yield Sighting(revision.number, dict(_changes(revision.changes)))
+
+    def _stored(self) -> Iterator[Item]:
+        for key, record in self._world.disk.tree.range(self.history.prefix.encode(), None, False):
+            if not key.startswith(HIDDEN):
+                taken = records.decode(record)
+                yield Item(key.decode(), msgspec.json.decode(taken.value), taken.revision)
+
+
+def _changes(changes: Any) -> Iterator[tuple[str, Any]]:
+    for key, record in changes:
+        if not key.startswith(HIDDEN):
+            value = None if record is None else msgspec.json.decode(records.decode(record).value)
+            yield key.decode(), value
+
+
+class Watched(Connection):
+    """Insists that whatever comes was asked for."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None:
+            self._world.wrong(f"nobody has asked for {data!r}")
+        super().data_received(data)

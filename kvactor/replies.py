@@ -41,12 +41,12 @@ class HeldReplies:
 
     def release(self, durable: int) -> None:
         """Give the answers that rest on nothing newer than revision `durable`, in order."""
-        held, self._held = self._held, []
-        for item in held:
-            if item[0] <= durable:
-                deliver(item[1], item[2])
-            else:
-                self._held.append(item)
+        held = self._held
+        for rests_on, reply, outcome in held:
+            if rests_on <= durable:
+                deliver(reply, outcome)
+        # Not before: if one cannot be given, the owner has failed, and `fail` is for all the others.
+        self._held = [item for item in held if item[0] > durable]
 
     def fail(self, error: KvactorError) -> None:
         """Give everyone who waits `error` instead."""

@@ -4,6 +4,6 @@ disk would do it.
     servers         server processes; always reaped
     clients         requests, and writers that remember what they were told
     contents        a stopped server's directory, read through the core and checked
-    failpoints      a server that is killed, held up or fails between two of its steps
+    failpoints      a server that is killed, held up or fails at a step of a write
     strace          the same between two of LMDB's, where strace may be used
 """

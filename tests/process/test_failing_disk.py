@@ -13,7 +13,7 @@ from bench.preload import key, preload, value
 from tests.process.clients import CLOSED, Client, Load, check
 from tests.process.conftest import Start
 from tests.process.contents import contents
-from tests.process.failpoints import failpoint
+from tests.process.failpoints import armed
 from tests.process.servers import Server
 from tests.process.strace import inject
 from tests.process.test_kill import FOLDING
@@ -62,7 +62,7 @@ def test_a_write_whose_flush_fails_is_not_acknowledged_and_the_process_ends(
 
 
 def test_a_commit_whose_flush_fails_has_the_code_outcome_unknown(start: Start, data_dir: Path) -> None:
-    server = start(program=failpoint("fail", "journal committed"))
+    server = start(environ=armed("flush.after=error"))
     with Client(server) as client:
         within = client.open()
         client.set("one", 1, within)
@@ -71,21 +71,6 @@ def test_a_commit_whose_flush_fails_has_the_code_outcome_unknown(start: Start, d
         assert (answer.status, answer.body["code"]) == (500, "outcome_unknown")
     assert server.wait() == 1
     assert set(contents(data_dir).records) == {"one", "two"}, "it may have been done, and here it was"
-
-
-@pytest.mark.parametrize("point", ["staged", "journal written", "tree written"])
-def test_whatever_fails_under_load_the_process_ends_and_nothing_acknowledged_is_lost(
-    start: Start, data_dir: Path, point: str
-) -> None:
-    server = start(*FOLDING, program=failpoint("fail", point, nth=4))
-    with Load(server) as load:
-        load.wait_for_close()
-    assert server.wait() == 1
-    # 503: the body had not arrived whole yet, and nothing was done.
-    assert load.statuses <= {200, 500, 503}
-    assert "the owner has failed, the process must end" in server.log
-    assert "Input/output error" in server.log
-    check([load], contents(data_dir))
 
 
 @pytest.mark.parametrize("part", [JOURNAL, TREE], ids=["journal", "tree"])

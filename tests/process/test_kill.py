@@ -2,16 +2,20 @@
 
 import select
 import signal
+from collections.abc import Callable, Iterator
+from math import ceil
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from kvactor.failpoints import POINTS, STEPS, reached
 from tests.process.clients import CLOSED, Client, Load, check
 from tests.process.conftest import Start
 from tests.process.contents import contents
-from tests.process.failpoints import WRITE, failpoint, held
+from tests.process.failpoints import HOLD, armed
 from tests.process.servers import Server, until
+from tests.sizes import size
 
 #: A memtable of a few writes, so that folds follow one another; and a short history, so that the
 #: journal is trimmed all the time.
@@ -50,15 +54,22 @@ def test_no_acknowledged_write_is_lost_when_the_server_is_killed_under_load(
 
 
 def leave_transactions_open(server: Server) -> None:
-    """Write in the shared transaction, and in an isolated one that waits for its commit."""
+    """Write in the shared transaction, and in an isolated one that waits for its commit; roll a
+    nested one back in either.
+    """
     with Client(server) as client:
         within = client.open()
         assert client.set("uncommitted in isolation", 1, within).status == 200
+        nested = f"/v1/transactions/{within}"
+        assert client.ask("POST", f"{nested}/begin").status == 200
+        assert client.set("rolled back in isolation", 1, within).status == 200
+        assert client.ask("POST", f"{nested}/rollback").status == 200
         assert client.ask("POST", "/begin").status == 200
         assert client.set("uncommitted", 1).status == 200
-        assert client.ask("POST", "/begin").status == 200
-        assert client.set("uncommitted and nested", 1).status == 200
-        assert client.ask("POST", "/commit").status == 200
+        for end in ("commit", "rollback"):
+            assert client.ask("POST", "/begin").status == 200
+            assert client.set(f"nested, then {end}", 1).status == 200
+            assert client.ask("POST", f"/{end}").status == 200
 
 
 @pytest.mark.parametrize("transactional", [False, True], ids=["keys", "transactions"])
@@ -83,24 +94,54 @@ def test_killed_while_it_folds_nothing_acknowledged_is_lost_and_nothing_uncommit
         revision, folded = after.revision, after.folded
 
 
-@pytest.mark.parametrize("point", WRITE)
-def test_killed_between_two_steps_of_a_write_no_acknowledged_write_is_lost(
-    start: Start, data_dir: Path, point: str
+#: The latest arrival at a step at which a round ends; a fold is rarer than the others.
+LATEST = 60
+LATEST_FOLD = 6
+
+
+def rounds_at(step: str, random: Random) -> Iterator[tuple[str, int]]:
+    """Yield the points of a step, over and over, each with the arrival at which something happens.
+
+    As often as it is this step's turn in so many rounds as there are kills.
+    """
+    points = [point for point in POINTS if point.partition(".")[0] == step]
+    for _ in range(ceil(size("kills") / len(POINTS))):
+        for point in points:
+            yield point, random.randint(1, LATEST_FOLD if step == "fold" else LATEST)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_before_within_or_after_a_step_of_a_write_nothing_acknowledged_is_lost(
+    start: Start, data_dir: Path, step: str, figure: Callable[[str], None]
 ) -> None:
-    server = start(*FOLDING, program=failpoint("kill", point, nth=5))
-    with Load(server) as load:
-        load.wait_for_close()
-    assert server.wait() == -signal.SIGKILL
-    check([load], contents(data_dir))
+    random = Random(f"killed at {step}")
+    loads: list[Load] = []
+    revision = 0
+    for number, (point, nth) in enumerate(rounds_at(step, random)):
+        server = start(*FOLDING, environ=armed(f"{point}=kill@{nth}"))
+        assert server.revision == revision
+        transactional = random.random() < 0.5
+        if transactional:
+            leave_transactions_open(server)
+        with Load(server, f"round{number}", transactional=transactional) as load:
+            load.wait_for_close()
+        assert server.wait() == -signal.SIGKILL
+        assert reached(point) in server.log
+        loads.append(load)
+        after = contents(data_dir)
+        check(loads, after)
+        revision = after.revision
+    acknowledged = sum(load.acknowledged for load in loads)
+    figure(f"killed at {step}: {len(loads)} rounds, {acknowledged} acknowledged writes, 0 lost")
 
 
 def test_nobody_is_answered_and_nothing_seen_before_the_flush_has_ended(
     start: Start, data_dir: Path
 ) -> None:
-    server = start(program=failpoint("hold", "journal written"))
+    server = start(environ=armed(f"flush.written={HOLD}"))
     with Client(server) as writer, Client(server) as deleter, Client(server) as reader:
         writer.send("POST", "/set", {"key": "key", "value": "value"})
-        server.wait_for_log(held("journal written"))
+        server.wait_for_log(reached("flush.written"))
         # Before the deletion, which would hide a value that is seen too early.
         assert reader.get("key").status == 404
         deleter.send("DELETE", "/delete/key")
@@ -118,9 +159,9 @@ def test_nobody_is_answered_and_nothing_seen_before_the_flush_has_ended(
 def test_while_a_fold_is_held_up_writes_are_acknowledged_and_outlive_a_kill(
     start: Start, data_dir: Path
 ) -> None:
-    server = start(*FOLDING, program=failpoint("hold", "tree written"))
+    server = start(*FOLDING, environ=armed(f"fold.written={HOLD}"))
     with Load(server) as load:
-        server.wait_for_log(held("tree written"))
+        server.wait_for_log(reached("fold.written"))
         load.wait_for(load.acknowledged + 200)
         server.kill()
     after = contents(data_dir)

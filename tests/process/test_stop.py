@@ -3,41 +3,52 @@
 import re
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from kvactor.failpoints import reached
 from tests.process.clients import CLOSED, Client, Load, check
 from tests.process.conftest import Start
 from tests.process.contents import contents
-from tests.process.failpoints import failpoint, held
+from tests.process.failpoints import HOLD, armed
+from tests.sizes import size
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
 def test_told_to_stop_under_load_it_answers_or_closes_and_loses_nothing_acknowledged(
-    start: Start, data_dir: Path, number: signal.Signals
+    start: Start, data_dir: Path, figure: Callable[[str], None]
 ) -> None:
-    server = start()
-    with Load(server, writers=16) as load:
-        load.wait_for(200)
-        server.tell(number)
-        assert server.wait() == 0
-        load.wait_for_close()
-    assert load.statuses <= {200, 503}
-    after = contents(data_dir)
-    check([load], after)
-    assert after.folded == after.revision >= 200
-    assert server.rest_of_output() == ""
-    assert "ERROR" not in server.log
+    random = Random("told to stop")
+    loads: list[Load] = []
+    acknowledged = 0
+    for number in range(size("stops")):
+        server = start()
+        with Load(server, f"stop{number}", 16, transactional=number % 4 > 1) as load:
+            load.wait_for(random.randrange(300))
+            server.tell(SIGNALS[number % 2])
+            assert server.wait() == 0
+            load.wait_for_close()
+        assert load.statuses <= {200, 201, 503}
+        loads.append(load)
+        after = contents(data_dir)
+        check(loads, after)
+        acknowledged = sum(load.acknowledged for load in loads)
+        assert after.folded == after.revision == acknowledged, "something was done and not answered"
+        assert server.rest_of_output() == ""
+        assert "ERROR" not in server.log
+    assert acknowledged > 0
+    figure(f"stopped under load: {len(loads)} times, {acknowledged} acknowledged writes, 0 lost")
 
 
-@pytest.mark.parametrize("point", ["journal written", "tree written"])
+@pytest.mark.parametrize("point", ["flush.written", "fold.written"])
 def test_a_write_that_is_being_flushed_or_folded_when_told_to_stop_is_answered_and_folded(
     start: Start, data_dir: Path, point: str
 ) -> None:
-    server = start("--memtable-size", "1", program=failpoint("signal", point))
+    server = start("--memtable-size", "1", environ=armed(f"{point}=signal@1"))
     with Client(server) as client:
         assert client.set("key", "value")[:2] == (200, 1)
     assert server.wait() == 0
@@ -73,10 +84,10 @@ def test_told_to_stop_while_a_body_arrives_it_does_not_wait_for_the_rest(
 def test_a_second_signal_ends_at_once_a_server_that_cannot_finish(
     start: Start, data_dir: Path, number: signal.Signals
 ) -> None:
-    server = start(program=failpoint("hold", "journal written"))
+    server = start(environ=armed(f"flush.written={HOLD}"))
     with Client(server) as client:
         client.send("POST", "/set", {"key": "key", "value": "value"})
-        server.wait_for_log(held("journal written"))
+        server.wait_for_log(reached("flush.written"))
         server.tell(number)
         server.wait_for_log(f"{number.name}: finishing what was accepted")
         server.tell(number)
@@ -87,8 +98,23 @@ def test_a_second_signal_ends_at_once_a_server_that_cannot_finish(
     assert contents(data_dir).records == {}
 
 
+#: A server that is told to stop as soon as its ready line can be read.
+STOPPED_WHEN_READY = """
+import os, signal, sys
+from kvactor.cli import main
+
+def write(line, write=sys.stdout.write):
+    write(line)
+    sys.stdout.flush()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+sys.stdout.write = write
+sys.exit(main())
+"""
+
+
 def test_told_to_stop_by_whoever_reads_the_ready_line_it_stops_well(start: Start) -> None:
-    server = start(program=failpoint("signal", "ready"))
+    server = start(program=("-c", STOPPED_WHEN_READY))
     assert server.wait() == 0
 
 

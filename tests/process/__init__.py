@@ -5,5 +5,6 @@ disk would do it.
     clients         requests, and writers that remember what they were told
     contents        a stopped server's directory, read through the core and checked
     failpoints      a server that is killed, held up or fails at a step of a write
+    disks           file systems of a test's own, and a power cut
     strace          the same between two of LMDB's, where strace may be used
 """

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from threading import Event as Flag
-from threading import Thread
+from threading import Lock, Thread
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -167,6 +167,8 @@ class Writer(Thread):
         self.statuses: Counter[int] = Counter()
         self.failure: BaseException | None = None
         self._enough = Flag()
+        self._books = Lock()
+        self._closed = False
 
     def run(self) -> None:
         """Write."""
@@ -184,6 +186,14 @@ class Writer(Thread):
     def stop(self) -> None:
         """Have it end after its current write, if nothing else ends it."""
         self._enough.set()
+
+    def freeze(self) -> None:
+        """Have it note nothing from now on: the write that is under way stays in doubt, if any is, and
+        no other is begun.
+        """
+        with self._books:
+            self._closed = True
+        self.stop()
 
     def end(self) -> None:
         """Wait until it has ended. Raises what it has failed with."""
@@ -225,15 +235,21 @@ class Writer(Thread):
         return answer.status == good
 
     def _settle(self, changes: Mapping[str, str | None], write: Callable[[], Answer]) -> None:
-        self.in_doubt = dict(changes)
+        with self._books:
+            if self._closed:
+                return
+            self.in_doubt = dict(changes)
         answer = write()
-        if self._noted(answer, 200):
-            self.told.update((key, (value, answer.revision)) for key, value in changes.items())
-            self.revisions.append(answer.revision)
-        elif answer.status == 500:
-            self._enough.set()
-            return
-        self.in_doubt = {}
+        with self._books:
+            if self._closed:
+                return
+            if self._noted(answer, 200):
+                self.told.update((key, (value, answer.revision)) for key, value in changes.items())
+                self.revisions.append(answer.revision)
+            elif answer.status == 500:
+                self._enough.set()
+                return
+            self.in_doubt = {}
 
     def check(self, contents: Contents) -> bool:
         """Assert that `contents` holds of this writer's what it must, and nothing else.
@@ -295,6 +311,11 @@ class Load:
     def wait_for(self, acknowledged: int) -> None:
         """Wait until so many writes were acknowledged."""
         until(lambda: self.acknowledged >= acknowledged, f"{acknowledged} acknowledged writes")
+
+    def freeze(self) -> None:
+        """Have no writer note anything from now on."""
+        for writer in self.writers:
+            writer.freeze()
 
     def wait_for_close(self) -> None:
         """Wait until every writer's connection is closed."""

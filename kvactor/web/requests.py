@@ -143,8 +143,7 @@ class Room:
 
     def take(self, size: int, *, refuse: bool = True) -> None:
         """Take room for the running task. Raises `Overloaded` if there is none, and it may `refuse`."""
-        task = asyncio.current_task()
-        if size <= SMALL or task is None:
+        if size <= SMALL or (task := asyncio.current_task()) is None:
             return
         if refuse:
             self.check(size)
@@ -189,11 +188,18 @@ class Bodies:
         Raises `BodyTooLarge`, `BodyTimeout`, `Overloaded`, `Stopping`, and `InvalidRequest` if it is
         cut off or malformed.
         """
+        content = request.content
         try:
-            if request.content.is_eof():
-                return await self._arrive(request)
+            if content.is_eof():
+                whole = content.read_nowait()
+                self._count(len(whole))
+                return whole
+            body, counted = bytearray(), 0
             async with self._patience.limit(self._timeout):
-                return await self._arrive(request)
+                while piece := await content.readany():
+                    body += piece
+                    counted = self._count(len(body), counted)
+            return bytes(body)
         except TimeoutError:
             if self._patience.stopping:
                 raise Stopping("The server is shutting down. Nothing was done.") from None
@@ -201,16 +207,14 @@ class Bodies:
         except (web.RequestPayloadError, ConnectionError) as error:
             raise InvalidRequest(f"The body cannot be read: {error}") from None
 
-    async def _arrive(self, request: web.Request) -> bytes:
-        body, counted = bytearray(), 0
-        while piece := await request.content.readany():
-            body += piece
-            if len(body) > self._most:
-                raise BodyTooLarge(f"The body is larger than max_body_size allows: {self._most} bytes.")
-            if len(body) - counted > SMALL:
-                self._room.take(len(body) - counted)
-                counted = len(body)
-        return bytes(body)
+    def _count(self, size: int, counted: int = 0) -> int:
+        """Take room for what was not counted yet, unless it is little; return what is counted now."""
+        if size > self._most:
+            raise BodyTooLarge(f"The body is larger than max_body_size allows: {self._most} bytes.")
+        if size - counted <= SMALL:
+            return counted
+        self._room.take(size - counted)
+        return size
 
 
 def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 import uvloop
 
 from stress.checker import Verdict, check
+from stress.clients import Hangs
 from stress.feed import Behind
 from stress.history import History, lines, load
-from stress.programs import MIX, PROGRAMS, Hangs
+from stress.programs import MIX, PROGRAMS
 from stress.report import progress, table
 from stress.run import Outcome, Plan, run
 from stress.servers import FAULTS, Failed

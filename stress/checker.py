@@ -75,14 +75,15 @@ class _Replay:
         self.points: list[tuple[Point, Operation]] = []
         self.matched = 0
         self._history = history
-        #: operations that may have happened, by the keys that they may have written
+        #: operations that may have happened, by the keys that they may have written; under "" those
+        #: that may have deleted a range
         self._unknown: dict[str, list[Operation]] = defaultdict(list)
         self._at: dict[int, list[Operation]] = defaultdict(list)
         for one in history.operations:
             if one.outcome in {"done", "seen"}:
                 self._at[one.revision].append(one)
             elif one.outcome == "unknown":
-                for key in {step.key for step in one.steps if step.what in WRITES}:
+                for key in _written(one):
                     self._unknown[key].append(one)
 
     def run(self) -> None:
@@ -118,7 +119,7 @@ class _Replay:
     def _find(
         self, revision: int, changes: Changes, told: list[Operation], wrong: Wrong | None
     ) -> Operation:
-        candidates = self._unknown[next(iter(changes))] if changes else []
+        candidates = self._unknown[next(iter(changes))] + self._unknown[""]
         for one in sorted(candidates, key=lambda one: one.began):
             try:
                 if self._play(one) == changes:
@@ -134,7 +135,7 @@ class _Replay:
                 "is not what its writer did." if writers else "nobody did, or it was rolled back."
             )
             raise _Violation(sentence, writers, changes, revision - 1, revision)
-        for key in {step.key for step in one.steps if step.what in WRITES}:
+        for key in _written(one):
             self._unknown[key].remove(one)
         self.matched += 1
         return one
@@ -172,6 +173,10 @@ class _Replay:
             since,
             revision,
         )
+
+
+def _written(one: Operation) -> set[str]:
+    return {"" if step.what == "clear" else step.key for step in one.steps if step.what in WRITES}
 
 
 def _by_revision(sightings: Iterable[Sighting]) -> dict[int, Changes]:
@@ -243,9 +248,14 @@ def _stretch(history: History, violation: _Violation) -> list[Operation]:
     and who has written the keys meanwhile.
     """
     shown = list(violation.operations)
+    told = {id(one) for one in shown}
     for one in history.operations:
-        touches = any(step.key in violation.keys for step in one.steps if step.what in WRITES)
-        inside = violation.since <= one.revision <= violation.until
-        if touches and one.writes and (inside or one.outcome == "unknown") and one not in shown:
+        inside = one.outcome == "unknown" or violation.since <= one.revision <= violation.until
+        if (
+            inside
+            and one.writes
+            and id(one) not in told
+            and not violation.keys.isdisjoint(_written(one))
+        ):
             shown.append(one)
     return shown

@@ -9,8 +9,8 @@ from functools import partial
 import msgspec
 
 from stress.client import Answer, Closed, Connection, Stream
+from stress.clients import KNOCK
 from stress.history import History, Item, Sighting
-from stress.programs import KNOCK
 from stress.wire import items, sighting
 
 #: Revisions and keys in a page.

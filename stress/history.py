@@ -6,7 +6,7 @@ a transaction. Times are seconds of one clock, and only for comparing.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -50,6 +50,9 @@ class Operation(msgspec.Struct, gc=False):
         """Could it have changed anything?"""
         return self.outcome in {"done", "unknown"} and any(step.what in WRITES for step in self.steps)
 
+
+#: When an operation of which the outcome is unknown has ended.
+NEVER: Final = 1e18
 
 #: The steps that may change something.
 WRITES = frozenset({"put", "swap", "delete", "drop", "add", "clear"})

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from stress.client import Connection
+from stress.clients import Client, Stage
 from stress.feed import Reader, complete, follow, record
 from stress.history import History
-from stress.programs import Client, Stage
+from stress.programs import PROGRAMS
 from stress.report import progress
 from stress.servers import Server, Trouble
 
@@ -77,8 +78,9 @@ async def run(plan: Plan, history: History) -> Outcome:
         stack.callback(reader.close)
         history.revision = since = await reader.revision()
         history.followers = [[] for _ in range(plan.followers)]
+        mix = {PROGRAMS[name]: weight for name, weight in plan.mix.items()}
         clients = [
-            Client(number, stage, Random(f"{plan.seed} {number}"), plan.mix)
+            Client(number, stage, Random(f"{plan.seed} {number}"), mix)
             for number in range(1, plan.clients + 1)
         ]
         every = plan.operations and plan.operations // TIMES

@@ -13,7 +13,7 @@ from random import Random
 
 from kvactor.failpoints import POINTS
 from kvactor.settings import FAILPOINTS
-from stress.programs import KNOCK, Stage
+from stress.clients import KNOCK, Stage
 
 #: What may befall a server.
 FAULTS = ("kill", "stop", "slow-disk")
@@ -45,6 +45,12 @@ class Server:
         self.port = 0
         self._directory = directory
         self._failpoints = _SLOW if "slow-disk" in faults else ()
+        #: the failpoints that are free
+        self.points = [
+            point
+            for point in POINTS
+            if not any(one.startswith(f"{point}=") for one in self._failpoints)
+        ]
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -133,7 +139,7 @@ class Trouble:
                 self.kills += 1
                 self._stage.life += 1
                 armed = random.random() < _WITHIN
-                point = f"{random.choice(list(POINTS))}=kill@{random.randint(1, 300)}"
+                point = f"{random.choice(server.points)}=kill@{random.randint(1, 100)}"
                 await server.start(*[point] if armed else [])
                 ended = asyncio.create_task(server.wait())
         if "kill" in self._faults:

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 #: are written.
 PIECE = 64 * 1024
 
-#: Seconds between two looks at those who are slow.
+#: Seconds between two looks at those who are slow, unless they get even less.
 SWEEP = 1.0
 
 #: Seconds that one connection too many gets to send its request: the answer to that is 503.
@@ -93,6 +93,7 @@ class Connections(web.Server):
         # Weak, because a connection that fails before it is made is never told of its end.
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._slow: set[_Connection] = set()
+        self._pause = min(SWEEP, settings.write_timeout)
         self._sweeping = False
 
     def __call__(self) -> web.RequestHandler:
@@ -128,7 +129,7 @@ class Connections(web.Server):
         self._slow.add(connection)
         if not self._sweeping:
             self._sweeping = True
-            self._loop.call_later(SWEEP, self._sweep)
+            self._loop.call_later(self._pause, self._sweep)
 
     def quick(self, connection: _Connection) -> None:
         """Leave it alone: the kernel has all of it."""
@@ -149,7 +150,7 @@ class Connections(web.Server):
             log.info("clients that did not read what they were sent have been cut off: %d", cut_off)
         self._sweeping = bool(self._slow)
         if self._sweeping:
-            self._loop.call_later(SWEEP, self._sweep)
+            self._loop.call_later(self._pause, self._sweep)
 
     # -- the end --
 

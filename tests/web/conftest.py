@@ -138,14 +138,13 @@ class Server:
     """A listening server, and what clients do to it: each request over a connection of its own."""
 
     def __init__(self, host: str, port: int, stop: Callable[[], Awaitable[None]]) -> None:
-        self._host = host
-        self._port = port
+        self.address = (host, port)
         #: end it as a signal does; its clients keep their connections
         self.stop = stop
         self._connections: list[Connection] = []
 
     async def connect(self) -> Connection:
-        connection = Connection(*await asyncio.open_connection(self._host, self._port))
+        connection = Connection(*await asyncio.open_connection(*self.address))
         self._connections.append(connection)
         return connection
 

@@ -1,0 +1,310 @@
+"""Clients that do not read, or do not end what they send, and too many of them: they hold what has a
+bound, for as long as it is allowed; everybody else is served.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from kvactor.actor import StoreActor
+from kvactor.settings import Settings
+from kvactor.web.connections import PIECE
+from tests.web.conftest import PATIENCE, Answer, Connection, Server, message
+
+KiB, MiB = 1024, 1024 * 1024
+
+#: More than the kernel takes for a client that does not read.
+PAGE = "/v1/kv?prefix=page/"
+PAGE_SIZE = 8 * MiB
+
+
+async def fill(server: Server) -> None:
+    """Store what `PAGE` shows."""
+    for number in range(PAGE_SIZE // MiB):
+        assert (await put(server, f"page/{number}", MiB)).status == 201
+
+
+async def put(server: Server, key: str, size: int) -> Answer:
+    text = {"Content-Type": "text/plain"}
+    answer = await server.exchange(message("PUT", f"/v1/kv/{key}", b"." * size, text))
+    assert answer is not None
+    return answer
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not happened():
+            await asyncio.sleep(0.002)
+
+
+class Reader:
+    """A client that reads when it is told to, and whose kernel reads little on its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KiB)
+        self._socket.setblocking(False)
+
+    async def ask(self, server: Server, data: bytes) -> None:
+        await self._loop.sock_connect(self._socket, server.address)
+        await self._loop.sock_sendall(self._socket, data)
+
+    async def read(self, size: int) -> int:
+        """Return how many bytes of `size` there were before the connection ended."""
+        left = size
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while left and (piece := await self._loop.sock_recv(self._socket, min(left, MiB))):
+                    left -= len(piece)
+        except ConnectionError:
+            pass
+        return size - left
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+async def reader() -> AsyncIterator[Reader]:
+    reader = Reader()
+    yield reader
+    reader.close()
+
+
+Advance = Callable[[float], None]
+
+
+@pytest.fixture
+async def advance(monkeypatch: pytest.MonkeyPatch) -> Advance:
+    """Let seconds pass for the loop."""
+    loop = asyncio.get_running_loop()
+    time, passed = loop.time, 0.0
+
+    def advance(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    monkeypatch.setattr(loop, "time", lambda: time() + passed)
+    return advance
+
+
+async def swept() -> None:
+    """Let what is due be done."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+# -- who does not read --
+
+PATIENT = Settings(write_timeout=30, keepalive_timeout=10_000, heartbeat=10_000)
+
+
+@pytest.mark.parametrize("settings", [PATIENT])
+async def test_who_reads_slowly_but_surely_is_not_cut_off_and_who_stops_is(
+    server: Server, actor: StoreActor, reader: Reader, advance: Advance
+) -> None:
+    await fill(server)
+    await reader.ask(server, message("GET", PAGE))
+    assert await reader.read(PIECE) == PIECE
+    for _ in range(6):
+        advance(20)
+        await swept()
+        assert await reader.read(4 * PIECE) == 4 * PIECE
+    assert actor.metrics.cut_off == 0
+    for _ in range(3):
+        advance(20)
+        await swept()
+    await until(lambda: actor.metrics.cut_off == 1 and actor.metrics.connections == 0)
+    assert await reader.read(2 * PAGE_SIZE) < PAGE_SIZE
+    await server.proves_itself()
+
+
+@pytest.mark.parametrize("settings", [Settings(write_timeout=0.05)])
+@pytest.mark.parametrize("field", ["Connection: close", "Connection: keep-alive"])
+async def test_an_answer_that_nobody_reads_does_not_keep_its_connection(
+    server: Server, actor: StoreActor, reader: Reader, field: str
+) -> None:
+    await fill(server)
+    await reader.ask(server, f"GET {PAGE} HTTP/1.1\r\nHost: localhost\r\n{field}\r\n\r\n".encode())
+    await until(lambda: actor.metrics.cut_off == 1)
+    await until(lambda: actor.metrics.connections == 0)
+
+
+@pytest.mark.parametrize("settings", [Settings(write_timeout=0.05)])
+async def test_a_stream_that_nobody_reads_is_cut_off(
+    server: Server, actor: StoreActor, reader: Reader
+) -> None:
+    await fill(server)
+    await reader.ask(server, message("GET", "/v1/changes", None, {"Accept": "text/event-stream"}))
+    await until(lambda: actor.metrics.cut_off == 1)
+    await until(lambda: actor.metrics.subscribers == actor.metrics.connections == 0)
+
+
+async def test_a_large_event_is_written_in_pieces(server: Server) -> None:
+    operations = [{"op": "put", "key": f"{number}", "value": "." * 100 * KiB} for number in range(5)]
+    assert (await server.request("POST", "/v1/batch", {"operations": operations})).status == 200
+    connection = await server.send(message("GET", "/v1/changes", None, {"Accept": "text/event-stream"}))
+    await connection.head()
+    pieces = [await connection.chunk()]
+    while not pieces[-1].endswith(b"\n\n"):
+        pieces.append(await connection.chunk())
+    assert {len(piece) for piece in pieces[:-1]} == {PIECE}
+    assert len(pieces[-1]) <= PIECE
+    data = b"".join(pieces).partition(b"data: ")[2]
+    assert [change["key"] for change in json.loads(data)["changes"]] == list("01234")
+
+
+@pytest.mark.parametrize("settings", [Settings(shutdown_timeout=600, write_timeout=600)])
+async def test_a_stop_does_not_wait_for_a_reader_of_a_stream_that_does_not_read(
+    server: Server, actor: StoreActor, reader: Reader
+) -> None:
+    await fill(server)
+    await reader.ask(server, message("GET", "/v1/changes", None, {"Accept": "text/event-stream"}))
+    await until(lambda: actor.metrics.subscribers == 1)
+    async with asyncio.timeout(PATIENCE):
+        await server.stop()
+
+
+# -- how many --
+
+
+async def ready(connection: Connection) -> Answer:
+    await connection.send(message("GET", "/v1/status"))
+    answer = await connection.answer()
+    assert answer is not None
+    return answer
+
+
+@pytest.mark.parametrize("settings", [Settings(max_connections=2)])
+async def test_one_connection_too_many_is_told_to_come_back_and_closed(
+    server: Server, actor: StoreActor
+) -> None:
+    first, second, third = [await server.connect() for _ in range(3)]
+    assert [(await ready(one)).status for one in (first, second)] == [200, 200]
+    refused = await ready(third)
+    assert (refused.status, refused.json()["code"]) == (503, "too_many_connections")
+    assert (refused.headers["Retry-After"], refused.headers["Connection"]) == ("1", "close")
+    assert refused.revision == 0
+    assert await third.answer() is None
+    seed = await server.exchange(message("POST", "/set", b'{"key": "a", "value": 1}'))
+    assert seed is not None
+    assert (seed.status, set(seed.json())) == (503, {"error"})
+    assert (await ready(first)).status == 200
+    assert actor.revision == 0
+    assert actor.metrics.errors["too_many_connections"] == 2
+    await second.close()
+    await until(lambda: actor.metrics.connections == 1)
+    assert (await ready(await server.connect())).status == 200
+
+
+@pytest.mark.parametrize("settings", [Settings(max_connections=1)])
+async def test_who_is_one_too_many_and_says_nothing_is_closed_soon(
+    server: Server, advance: Advance
+) -> None:
+    assert (await ready(await server.connect())).status == 200
+    silent, half = await server.connect(), await server.send(b"GET / HT")
+    advance(3)
+    assert await silent.answer() is None
+    assert await half.answer() is None
+
+
+async def test_connections_are_counted_while_they_are_open(server: Server, actor: StoreActor) -> None:
+    connections = [await server.connect() for _ in range(5)]
+    for one in connections:
+        await ready(one)
+    metrics = (await server.request("GET", "/metrics")).body.decode()
+    assert "\nkvactor_connections 6.0\n" in metrics
+    for one in connections:
+        await one.close()
+    await until(lambda: actor.metrics.connections == 0)
+
+
+# -- how much --
+
+SMALL_ROOM = Settings(max_in_flight_size=200 * KiB)
+
+
+async def upload(server: Server, key: str, size: int, of: int) -> Connection:
+    """Send `size` bytes of a body that will have `of`, and return when the server has them."""
+    fields = {"Content-Length": f"{of}", "Expect": "100-continue"}
+    connection = await server.send(message("PUT", f"/v1/kv/{key}", None, fields))
+    begun = await connection.answer()
+    assert begun is not None
+    assert begun.status == 100
+    await connection.send(b"." * size)
+    return connection
+
+
+async def overloaded(answer: Answer | None) -> None:
+    assert answer is not None
+    assert (answer.status, answer.json()["code"]) == (503, "overloaded")
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("settings", [SMALL_ROOM])
+async def test_large_bodies_that_are_under_way_have_a_bound_and_small_ones_go_past_it(
+    server: Server, actor: StoreActor
+) -> None:
+    first = await upload(server, "first", 150 * KiB, of=150 * KiB + 1)
+    second: Answer | None = None
+    async with asyncio.timeout(PATIENCE):  # until the first one's bytes have all arrived
+        while second is None or second.status != 503:
+            second = await put(server, "second", 150 * KiB)
+    await overloaded(second)
+    assert (await put(server, "small", 60 * KiB)).status in {200, 201}
+    await first.send(b".")
+    stored = await first.answer()
+    assert stored is not None
+    assert stored.status == 201
+    assert (await put(server, "second", 150 * KiB)).status in {200, 201}
+
+
+@pytest.mark.parametrize("settings", [SMALL_ROOM])
+async def test_large_answers_that_are_under_way_have_a_bound_and_small_ones_go_past_it(
+    server: Server, reader: Reader
+) -> None:
+    await fill(server)
+    await put(server, "small", KiB)
+    await reader.ask(server, message("GET", PAGE))
+    assert await reader.read(1) == 1
+    refused = await server.request("GET", "/v1/kv/page/1")
+    await overloaded(refused)
+    assert (await server.request("GET", "/v1/kv/small")).status == 200
+    assert await reader.read(PAGE_SIZE) == PAGE_SIZE
+    async with asyncio.timeout(PATIENCE):
+        while (await server.request("GET", "/v1/kv/page/1")).status != 200:
+            pass
+
+
+@pytest.mark.parametrize("settings", [SMALL_ROOM])
+async def test_a_write_is_refused_for_want_of_room_before_it_is_done_or_not_at_all(
+    server: Server, reader: Reader
+) -> None:
+    await put(server, "a", 300 * KiB)
+    batch = {"operations": [{"op": "put", "key": "b", "value": 1}, {"op": "get", "key": "a"}]}
+    first = await upload(server, "first", 100 * KiB, of=100 * KiB + 1)
+    async with asyncio.timeout(PATIENCE):  # until the first one's bytes have all arrived
+        while (await server.request("GET", "/v1/kv/a")).status != 503:
+            pass
+    done = await server.request("POST", "/v1/batch", batch)
+    assert (done.status, done.json()["revision"]) == (200, 2)
+    second = await upload(server, "second", 90 * KiB, of=90 * KiB + 1)
+    refused, revision = done, 2
+    async with asyncio.timeout(PATIENCE):
+        while refused.status == 200:
+            revision = refused.json()["revision"]
+            refused = await server.request("POST", "/v1/batch", batch)
+    await overloaded(refused)
+    assert refused.revision == revision
+    await first.close()
+    await second.close()
+
+
+@pytest.mark.parametrize("settings", [Settings(max_in_flight_size=0)])
+async def test_who_is_alone_has_all_the_room_there_is(server: Server) -> None:
+    assert (await put(server, "a", MiB)).status == 201
+    assert len((await server.request("GET", "/v1/kv/a")).body) == MiB

@@ -135,11 +135,11 @@ async def _commit(client: Client, one: Operation, within: str) -> None:
 async def shared(client: Client) -> None:
     """Read and write in the shared transaction, perhaps nested. Read a key, if it is taken."""
     stage = client.stage
-    if stage.shared_lost == stage.life:
-        return
     async with stage.shared:
         connection = await client.connect()
         life = stage.life
+        if stage.shared_lost == life:
+            return
         try:
             await _speak(client, connection)
         except (Closed, Ended):

@@ -3,9 +3,9 @@ faults, and the verdict on all that they were told.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -13,23 +13,29 @@ from kvactor import records
 from kvactor.records import HIDDEN
 from kvactor.settings import Settings
 from stress.checker import check
-from stress.client import Connection
+from stress.client import Connection, Stream
+from stress.clients import Client, Hangs, Stage
+from stress.feed import follow
 from stress.history import History, Item, Sighting, lines
-from stress.programs import MIX, Client, Hangs, Stage
+from stress.programs import MIX, PROGRAMS, scan
 from tests.simulation.disk import Manner
 from tests.simulation.faults import Faults
 from tests.simulation.loop import Stuck, Trace
 from tests.simulation.network import Conditions
 from tests.simulation.world import World
 
+P = TypeVar("P", bound=asyncio.Protocol)
+
 CLIENTS: Final = 3
-#: Programs that the clients do, all together.
-PROGRAMS: Final = 18
+#: Operations that the clients do, all together.
+OPERATIONS: Final = 18
 #: Steps within which faults begin: about as many as an undisturbed run has.
 HORIZON: Final = 700
 
 #: Lines of the trace in a report.
 LAST: Final = 30
+
+_MIX: Final = {PROGRAMS[name]: weight for name, weight in MIX.items()}
 
 #: Settings that make a server feel its bounds. Each has a chance of one in four.
 TIGHT: Final[dict[str, int | float]] = {
@@ -44,7 +50,8 @@ TIGHT: Final[dict[str, int | float]] = {
     "max_batch_size": 3,
     "max_scan_limit": 5,
     "max_subscribers": 1,
-    "subscriber_timeout": 0.05,
+    "write_timeout": 0.05,
+    "max_connections": 2,
     "heartbeat": 0.05,
     "body_timeout": 0.02,
     "keepalive_timeout": 0.05,
@@ -127,23 +134,35 @@ class _Run:
     async def _main(self) -> int:
         world, random = self._world, self._random
         stage = Stage(
-            self._connect, self.history, random.choice((3, 10, 30)), random.random() < 0.5, PROGRAMS
+            self._connect, self.history, random.choice((3, 10, 30)), random.random() < 0.5, OPERATIONS
         )
         world.began = lambda number: setattr(stage, "life", number)
         clients = [
-            Client(number, stage, world.random(f"client {number}"), MIX) for number in range(CLIENTS)
+            Client(number, stage, world.random(f"client {number}"), _MIX) for number in range(CLIENTS)
+        ]
+        self.history.followers = [[] for _ in range(random.choice((0, 1)))]
+        followers = [
+            world.loop.create_task(follow(self._stream, self.history.prefix, sightings, 0))
+            for sightings in self.history.followers
         ]
         await asyncio.gather(*(client.play() for client in clients))
         self._faults.end()
         await world.settled()
         stage.left = 1
-        await Client(CLIENTS, stage, random, {"scan": 1}).play()
-        return await world.stopped()
+        await Client(CLIENTS, stage, random, {scan: 1}).play()
+        status = await world.stopped()
+        for follower in followers:
+            follower.cancel()
+        return status
 
     async def _connect(self) -> Connection:
-        loop = self._world.loop
-        _, connection = await loop.create_connection(lambda: Watched(self._world), "127.0.0.1", 5000)
-        return cast(Connection, connection)
+        return await self._connected(lambda: Watched(self._world))
+
+    async def _stream(self, make: Callable[[], Stream]) -> Stream:
+        return await self._connected(make)
+
+    async def _connected(self, make: Callable[[], P]) -> P:
+        return cast(P, (await self._world.loop.create_connection(make, "127.0.0.1", 5000))[1])
 
     def _excused(self, logged: str) -> bool:
         return self._faults.excuse and logged.startswith("CRITICAL kvactor.actor: the owner has failed")

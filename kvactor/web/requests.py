@@ -25,6 +25,8 @@ MAX_IDEMPOTENCY_KEY = 255
 #: Headers that make a write what it is, beside its target and its body.
 _DECISIVE = ("Content-Type", "If-Match", "If-None-Match", TRANSACTION)
 
+_TRANSFER_ENCODING = istr("Transfer-Encoding")
+
 #: More than any revision has, and few enough for Python to read.
 _MAX_DIGITS = 20
 
@@ -188,6 +190,8 @@ class Bodies:
         Raises `BodyTooLarge`, `BodyTimeout`, `Overloaded`, `Stopping`, and `InvalidRequest` if it is
         cut off or malformed.
         """
+        if request.headers.get(_TRANSFER_ENCODING, "chunked").lower() != "chunked":
+            raise InvalidRequest("A body may be chunked; no other transfer coding is understood.")
         content = request.content
         try:
             if content.is_eof():

@@ -92,6 +92,125 @@ async def test_what_is_not_good_http_gets_400_and_a_closed_connection(
     assert (await server.request("POST", "/rollback")).status == 400
 
 
+#: What follows a request, on the same connection, to be taken for a part of it by one of two servers.
+SMUGGLED = message("POST", "/begin", b"")
+CHUNKS = b"18\r\n" + GOOD + b"\r\n0\r\n\r\n"
+
+
+def coded(coding: bytes, version: bytes = b"1.1") -> bytes:
+    """Return a request in chunks with this field line."""
+    return with_fields(coding, body=CHUNKS).replace(b"HTTP/1.1", b"HTTP/" + version)
+
+
+def long(length: bytes) -> bytes:
+    """Return a request with a body and this field line, or these."""
+    return with_fields(length, body=GOOD)
+
+
+def chunks(body: bytes) -> bytes:
+    return with_fields(b"Transfer-Encoding: chunked", body=body)
+
+
+AMBIGUOUS = {
+    "a length, and chunks": with_fields(
+        b"Content-Length: 4", b"Transfer-Encoding: chunked", body=CHUNKS
+    ),
+    "chunks, and a length": with_fields(
+        b"Transfer-Encoding: chunked", b"Content-Length: 4", body=CHUNKS
+    ),
+    "a length, and a coding that is none": with_fields(
+        b"Content-Length: 24", b"Transfer-Encoding: identity", body=GOOD
+    ),
+    "chunks in HTTP/1.0": coded(b"Transfer-Encoding: chunked", b"1.0"),
+    "chunks, and then as it is": coded(b"Transfer-Encoding: chunked, identity"),
+    "chunks twice": coded(b"Transfer-Encoding: chunked, chunked"),
+    "two codings": coded(b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity"),
+    "two codings, the other way round": coded(
+        b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked"
+    ),
+    "an empty coding": coded(b"Transfer-Encoding:"),
+    "an empty coding, and chunks": coded(b"Transfer-Encoding:\r\nTransfer-Encoding: chunked"),
+    "almost chunked": coded(b"Transfer-Encoding: xchunked"),
+    "chunked with a parameter": coded(b"Transfer-Encoding: chunked;q=1"),
+    "chunked in quotes": coded(b'Transfer-Encoding: "chunked"'),
+    "chunked behind a vertical tab": coded(b"Transfer-Encoding: \x0bchunked"),
+    "a space before the colon of a coding": coded(b"Transfer-Encoding : chunked"),
+    "a folded coding": coded(b"Transfer-Encoding:\r\n chunked"),
+    "a coding folded with a tab": coded(b"Transfer-Encoding:\r\n\tchunked"),
+    "a folded length": long(b"Content-Length:\r\n 24"),
+    "a list of lengths": long(b"Content-Length: 24, 24"),
+    "a list of different lengths": long(b"Content-Length: 24, 5"),
+    "an empty length": long(b"Content-Length:"),
+    "a hexadecimal length": long(b"Content-Length: 0x18"),
+    "a length with a space": long(b"Content-Length: 2 4"),
+    "a length with an underscore": long(b"Content-Length: 2_4"),
+    "a length with a zero byte": long(b"Content-Length: 24\x00"),
+    "a length with a point": long(b"Content-Length: 24.0"),
+    "a length with an exponent": long(b"Content-Length: 2e1"),
+    "a length in other digits": long("Content-Length: ٢٤".encode()),
+    "a length that is 24 in 64 bits": long(b"Content-Length: 18446744073709551640"),
+    "a hexadecimal chunk size": chunks(b"0x" + CHUNKS),
+    "a signed chunk size": chunks(b"+" + CHUNKS),
+    "a space before a chunk size": chunks(b" " + CHUNKS),
+    "a space behind a chunk size": chunks(CHUNKS.replace(b"18", b"18 ")),
+    "an underscore in a chunk size": chunks(CHUNKS.replace(b"18", b"1_8")),
+    "no chunk size": chunks(CHUNKS.replace(b"18", b"")),
+    "a chunk size that is 24 in 64 bits": chunks(CHUNKS.replace(b"18", b"10000000000000018")),
+    "a bare line feed behind a chunk size": chunks(CHUNKS.replace(b"18\r", b"18")),
+    "a bare line feed behind a chunk": chunks(CHUNKS.replace(b"}\r\n", b"}\n")),
+    "nothing behind a chunk": chunks(CHUNKS.replace(b"}\r\n", b"}")),
+    "bare line feeds at the end": chunks(CHUNKS.replace(b"0\r\n\r\n", b"0\n\n")),
+    "a bare line feed in a chunk's extension": chunks(CHUNKS.replace(b"18", b"18;a\nb")),
+    "a bare carriage return in a chunk's extension": chunks(CHUNKS.replace(b"18", b"18;a\rb")),
+    "a zero byte in a chunk's extension": chunks(CHUNKS.replace(b"18", b"18;a\x00")),
+    "trailers without end": chunks(CHUNKS[:-2] + b"X: a\r\n" * 20_000 + b"\r\n"),
+    "a trailer of 20,000 bytes": chunks(CHUNKS[:-2] + b"X: " + b"a" * 20_000 + b"\r\n\r\n"),
+    "a bare carriage return in a field": long(b"X: a\rContent-Length: 24"),
+    "bare carriage returns": b"POST /set HTTP/1.1\rHost: localhost\r\r",
+    "a bare line feed behind the request line": b"POST /set HTTP/1.1\nHost: localhost\r\n\r\n",
+    "a field before the first": b"POST /set HTTP/1.1\r\n Host: localhost\r\n\r\n",
+    "a zero byte in a field's name": with_fields(b"X\x00: a"),
+    "a space in a field's name": with_fields(b"X Y: a"),
+    "two hosts": with_fields(b"Host: localhost"),
+}
+
+
+@pytest.mark.parametrize("data", AMBIGUOUS.values(), ids=AMBIGUOUS)
+async def test_where_a_request_ends_is_never_guessed_and_what_follows_is_not_done(
+    server: Server, data: bytes
+) -> None:
+    other = await server.send(message("GET", "/healthz"))
+    assert await other.answer() is not None
+    connection = await server.send(data + SMUGGLED)
+    answer = await connection.answer()
+    if answer is not None:
+        assert answer.status == 400
+        assert await connection.answer() is None
+    await other.send(message("POST", "/rollback"))
+    nothing_begun = await other.answer()
+    assert nothing_begun is not None
+    assert nothing_begun.status == 400
+    assert await server.proves_itself() == 1
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "identity, chunked"])
+async def test_a_body_in_a_coding_that_is_not_understood_is_refused(
+    server: Server, coding: str
+) -> None:
+    fields = {"Transfer-Encoding": coding}
+    answer = await server.exchange(message("PUT", "/v1/kv/a", None, fields) + CHUNKS)
+    assert answer is None or answer.status == 400
+    assert await server.proves_itself() == 1
+
+
+async def test_extensions_of_chunks_are_ignored_however_long_they_are(server: Server) -> None:
+    extended = CHUNKS.replace(b"18", b"18;" + b"a" * 1_000_000)
+    answer = await server.exchange(message("POST", "/set", None, CHUNKED) + extended)
+    assert answer is not None
+    assert answer.status == 200
+    assert (await server.get("a")).json() == {"key": "a", "value": 1}
+
+
 async def test_garbage_behind_a_good_request_gets_400_and_a_closed_connection(server: Server) -> None:
     connection = await server.send(message("POST", "/set", GOOD))
     stored = await connection.answer()

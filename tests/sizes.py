@@ -37,7 +37,7 @@ SIZES: Final[dict[Name, tuple[int, int]]] = {
     "kills": (1, 200),  # kill -9 at failpoints, all together; at least one at each
     "rounds": (4, 10),  # kill -9 at random moments
     "power_cuts": (2, 20),
-    "disk_faults": (4, 20),  # system calls that fail, one after the other
+    "disk_faults": (2, 20),  # system calls that fail, one after the other
     "damages": (160, 200),  # damaged files
     "stops": (2, 50),  # SIGTERM under load
     "slow_clients": (100, 200),  # of each kind

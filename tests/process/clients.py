@@ -153,8 +153,9 @@ class Stream:
 class Writer(Thread):
     """Writes until its connection is closed: single keys, or several in an isolated transaction."""
 
-    def __init__(self, name: str, server: Server, transactional: bool) -> None:
+    def __init__(self, name: str, server: Server, transactional: bool, largest: int) -> None:
         super().__init__(name=name)
+        self._largest = largest
         self._server = server
         self._random = Random(name)
         self._transactional = transactional
@@ -208,7 +209,7 @@ class Writer(Thread):
         present = sorted(key for key, (value, _) in self.told.items() if value is not None)
         if len(present) > many and self._random.random() < 0.1:
             return dict.fromkeys(self._random.sample(present, many))
-        value = f"{self.name}: {number} {'.' * self._random.randrange(200)}"
+        value = f"{self.name}: {number} {'.' * self._random.randrange(self._largest)}"
         picked = self._random.sample(range(_KEYS), many)
         return {f"{self.name}-{one}": value for one in picked}
 
@@ -278,12 +279,21 @@ class Writer(Thread):
 
 
 class Load:
-    """Many writers at once, from entering to leaving the context."""
+    """Many writers at once, from entering to leaving the context. The `largest` value has about so
+    many bytes.
+    """
 
     def __init__(
-        self, server: Server, name: str = "load", writers: int = 8, transactional: bool = False
+        self,
+        server: Server,
+        name: str = "load",
+        writers: int = 8,
+        transactional: bool = False,
+        largest: int = 200,
     ) -> None:
-        self.writers = [Writer(f"{name}-{number}", server, transactional) for number in range(writers)]
+        self.writers = [
+            Writer(f"{name}-{number}", server, transactional, largest) for number in range(writers)
+        ]
 
     def __enter__(self) -> "Load":
         for writer in self.writers:

@@ -1,0 +1,144 @@
+"""Room on the disk, room in the map, and file descriptors run out: writes are refused before anything
+is lost, and reads go on. If no free space is to be left, the disk is full at some time, which is as
+if it had failed (P10).
+"""
+
+import contextlib
+import json
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.preload import key, preload, value
+from tests.process.clients import CLOSED, Client, Load, check
+from tests.process.conftest import Start
+from tests.process.contents import contents
+from tests.process.disks import Disk, tmpfs
+from tests.process.servers import until
+
+MiB = 1 << 20
+
+# -- refused before --
+
+
+def test_with_little_free_space_writes_are_refused_and_reads_go_on(
+    start: Start, data_dir: Path
+) -> None:
+    preload(data_dir, 1)
+    server = start(environ={"KVACTOR_MIN_FREE_SPACE": str(1 << 60)})
+    with Client(server) as client:
+        refused = [client.set(key(0), "new"), client.set("other", 1), client.delete(key(0))]
+        assert [answer.status for answer in refused] == [507] * 3
+        assert all(list(answer.body) == ["error"] for answer in refused)
+        assert client.get(key(0)).body == {"key": key(0), "value": json.loads(value(0))}
+        within = client.open()
+        assert client.set(key(0), "new", within).status == 507
+    assert server.stop() == 0
+    assert contents(data_dir).revision == 1
+
+
+def test_a_tree_that_is_nearly_full_refuses_writes_before_a_fold_fails(
+    start: Start, data_dir: Path
+) -> None:
+    sizes = {"map": 16 << 20, "min-free": 8 << 20, "memtable": 1 << 20}
+    server = start(
+        *("--map-size", str(sizes["map"]), "--min-free-space", str(sizes["min-free"])),
+        *("--memtable-size", str(sizes["memtable"]), "--history", "0"),
+    )
+    written = 0
+    with Client(server) as client:
+        while (status := client.set(f"key{written}", "." * 500_000).status) == 200:
+            written += 1
+        assert (status, server.log.count("ERROR")) == (507, 0)
+        assert client.get("key0").status == 200
+    assert server.stop() == 0
+    assert len(contents(data_dir).records) == written
+
+
+# -- a small disk --
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    with tmpfs(tmp_path, 6 * MiB) as disk:
+        yield disk
+
+
+@pytest.fixture
+def on_disk(disk: Disk) -> tuple[str, str]:
+    return ("--data-dir", str(disk.path / "data"))
+
+
+def test_a_disk_that_is_full_ends_the_process_and_the_next_start_has_all_that_was_acknowledged(
+    start: Start, disk: Disk, on_disk: tuple[str, str], figure: Callable[[str], None]
+) -> None:
+    ballast = disk.path / "ballast"
+    ballast.write_bytes(bytes(2 * MiB))
+    server = start(*on_disk, "--min-free-space", "0", "--memtable-size", "100000")
+    with Load(server, largest=10_000) as load:
+        load.wait_for_close()
+    assert server.wait() == 1
+    assert load.statuses <= {200, 500, 503}
+    assert "the owner has failed, the process must end" in server.log
+
+    told = load.writers[0].told
+    still_full = start(*on_disk)
+    with Client(still_full) as client:
+        for name, (text, _) in told.items():
+            answer = client.get(name)
+            assert (answer.status, answer.body.get("value")) == (404 if text is None else 200, text)
+        assert client.set("key", "value").status == 507
+    still_full.kill()
+
+    ballast.unlink()
+    check([load], contents(disk.path / "data"))
+    again = start(*on_disk, "--min-free-space", "0")
+    with Client(again) as client:
+        assert client.set("key", "value").status == 200
+    assert again.stop() == 0
+    figure(f"full disk: {load.acknowledged} acknowledged writes, 0 lost")
+
+
+def test_a_disk_that_is_nearly_full_is_read_and_when_there_is_room_it_is_written_again(
+    start: Start, disk: Disk, on_disk: tuple[str, str]
+) -> None:
+    ballast = disk.path / "ballast"
+    ballast.write_bytes(bytes(2 * MiB))
+    server = start(*on_disk, "--min-free-space", str(2 * MiB), "--memtable-size", "100000")
+    written = 0
+    with Client(server) as client:
+        while (status := client.set(f"key{written}", "." * 10_000).status) == 200:
+            written += 1
+        assert (status, written > 50) == (507, True)
+        assert client.delete("key0").status == 507
+        assert all(client.get(f"key{number}").status == 200 for number in range(written))
+        assert client.ask("GET", "/v1/kv").status == 200
+        ballast.unlink()
+        until(lambda: client.set("key", "value").status == 200, "a write")
+    assert server.stop() == 0
+    assert "ERROR" not in server.log
+    assert len(contents(disk.path / "data").records) == written + 1
+
+
+# -- file descriptors --
+
+
+def test_out_of_file_descriptors_open_connections_are_served_and_new_ones_later(start: Start) -> None:
+    server = start()
+    with Client(server) as early:
+        assert early.set("key", "value").status == 200
+        limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        used = len(list(Path("/proc", str(server.pid), "fd").iterdir()))
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (used, limits[1]))
+        with Client(server) as refused:
+            refused.send("GET", "/get/key")
+            for _ in range(100):
+                assert early.set("key", "value").status == 200
+            resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
+            with contextlib.suppress(*CLOSED):
+                assert refused.receive().status == 200
+        with Client(server) as late:
+            assert late.get("key").status == 200
+    assert server.stop() == 0

@@ -37,7 +37,7 @@ def _plain(host: str) -> str:
 
 def _name(host: str) -> str:
     """Return a host without its port; empty if it cannot be one."""
-    parts = _HOST_AND_PORT.fullmatch(host)
+    parts = _HOST_AND_PORT.fullmatch(host.strip())
     return _plain(parts[1]) if parts else ""
 
 
@@ -53,7 +53,8 @@ class Door:
         own = _plain(settings.host)
         self._names = named | {own, f"[{own}]"}
         self._guarded = bool(named) or is_loopback(own)
-        self._known: set[str | None] = {None}  # HTTP/1.0 need not say it
+        #: what has been let in already, and None: HTTP/1.0 need not say it
+        self.known: set[str | None] = {None}
 
     def check(self, request: web.Request) -> None:
         """Raise `InvalidRequest` for another HTTP than 1.0 and 1.1, and for a target that is no path;
@@ -64,7 +65,7 @@ class Door:
             raise InvalidRequest("A request is HTTP/1.1 or HTTP/1.0, and its target begins with /.")
         headers = request.headers
         host = headers.get(_HOST)
-        if self._guarded and host not in self._known:
+        if self._guarded and host not in self.known:
             self._learn(str(host))
         origin = headers.get(_ORIGIN)
         if origin is not None and origin.partition("://")[2] != host:
@@ -77,5 +78,5 @@ class Door:
                 f"This server does not go by the name {host!r}. If it is to, add the name to the "
                 "setting allowed_hosts (KVACTOR_ALLOWED_HOSTS)."
             )
-        if len(self._known) <= KNOWN:
-            self._known.add(host)
+        if len(self.known) < KNOWN:
+            self.known.add(host)

@@ -1,8 +1,16 @@
-"""Pages of other origins do not get in: a browser would lend them its place in the network."""
+"""Pages of other origins do not get in: a browser would lend them its place in the network. Nor do
+those whose own name was made to lead here.
+"""
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
 
-from tests.web.conftest import Client
+from kvactor.errors import CrossOrigin, HostNotAllowed
+from kvactor.settings import Settings
+from kvactor.web.door import KNOWN, Door
+from tests.web.conftest import Client, Server
 
 REQUESTS = [
     ("POST", "/set"),
@@ -41,3 +49,100 @@ async def test_a_preflight_gets_no_leave(client: Client) -> None:
     answer = await client.options("/v1/kv/a", headers=headers)
     assert answer.status == 403
     assert not [name for name in answer.headers if name.startswith("Access-Control-")]
+
+
+# -- names that lead here --
+
+OWN = [
+    "localhost",
+    "localhost:5000",
+    "LocalHost.:80",
+    "kv.localhost",
+    "a.b.localhost:1",
+    "127.0.0.1",
+    "127.1.2.3:65535",
+    "[::1]",
+    "[::1]:5000",
+]
+FOREIGN = [
+    "elsewhere.example",
+    "elsewhere.example:5000",
+    "localhost.elsewhere.example",
+    "notlocalhost",
+    ".localhost",
+    "127.0.0.1.elsewhere.example",
+    "127.0.0.1:80:80",
+    "localhost:80x",
+    "localhost@elsewhere.example",
+    "10.0.0.1",
+    "0.0.0.0",  # noqa: S104 (not bound)
+    "128.0.0.1",
+    "[::2]",
+    "[::1",
+    "::1]",
+    "",
+]
+EVERYWHERE = [*REQUESTS, ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/metrics")]
+
+
+def asked(host: str | None, **headers: str) -> web.Request:
+    fields = headers if host is None else {"Host": host, **headers}
+    return make_mocked_request("GET", "/get/a", headers=CIMultiDict(fields))
+
+
+@pytest.mark.parametrize(("method", "path"), EVERYWHERE)
+async def test_a_name_that_was_made_to_lead_here_is_refused_and_nothing_is_done(
+    server: Server, method: str, path: str
+) -> None:
+    # The browser says nothing of another origin: by the name it is the same.
+    rebound = {"Host": "elsewhere.example:5000", "Origin": "http://elsewhere.example:5000"}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {text}" for name, text in rebound.items())]
+    answer = await server.exchange("\r\n".join([*lines, "Content-Length: 1", "", "1"]).encode())
+    assert answer is not None
+    assert answer.status == 403
+    assert "does not go by the name 'elsewhere.example:5000'" in answer.body.decode()
+    assert "KVACTOR_ALLOWED_HOSTS" in answer.body.decode()
+    status = (await server.request("GET", "/v1/status")).json()
+    assert (status["revision"], status["transactions"]["shared"]["depth"]) == (0, 0)
+
+
+async def test_who_names_no_host_is_let_in(server: Server) -> None:
+    answer = await server.exchange(b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert answer is not None
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize("listening", ["127.0.0.1", "::1", "localhost", "127.9.9.9", "kv.localhost"])
+def test_on_a_loopback_address_only_names_of_the_machine_itself_are_let_in(listening: str) -> None:
+    door = Door(Settings(host=listening))
+    for host in [*OWN, None]:
+        door.check(asked(host))
+    for host in FOREIGN:
+        with pytest.raises(HostNotAllowed):
+            door.check(asked(host))
+
+
+@pytest.mark.parametrize("listening", ["127.0.0.1", "0.0.0.0", "192.0.2.1"])  # noqa: S104 (not bound)
+def test_allowed_hosts_are_let_in_and_no_others_wherever_the_server_listens(listening: str) -> None:
+    door = Door(Settings(host=listening, allowed_hosts="kv.example, Other.Example:8080 ,"))
+    for host in [*OWN, "kv.example", "KV.example.:80", "other.example", f"{listening}:5000"]:
+        door.check(asked(host))
+    for host in {*FOREIGN, "sub.kv.example"} - {listening}:
+        with pytest.raises(HostNotAllowed):
+            door.check(asked(host))
+
+
+@pytest.mark.parametrize("listening", ["0.0.0.0", "192.0.2.1", "::", "server.example"])  # noqa: S104
+def test_on_other_addresses_any_name_is_let_in_unless_some_are_allowed(listening: str) -> None:
+    door = Door(Settings(host=listening))
+    for host in [*OWN, *FOREIGN]:
+        door.check(asked(host))
+    with pytest.raises(CrossOrigin):
+        door.check(asked("a.example", Origin="http://b.example"))
+
+
+def test_names_that_are_remembered_have_a_bound() -> None:
+    door = Door(Settings())
+    for number in range(100 * KNOWN):
+        door.check(asked(f"{number}.localhost"))
+    assert 1 < len(door.known) <= KNOWN

@@ -10,6 +10,7 @@ from typing import Final, Literal
 Name = Literal[
     "examples",
     "seeds",
+    "stride",
     "cases",
     "operations",
     "kills",
@@ -32,6 +33,7 @@ Name = Literal[
 SIZES: Final[dict[Name, tuple[int, int]]] = {
     "examples": (100, 2000),  # runs of the core against its model, of 50 steps each
     "seeds": (200, 10_000),  # simulated schedules
+    "stride": (6, 1),  # from one step of a simulated program to the next that some faults disturb
     "cases": (5, 200),  # made up by schemathesis for each operation
     "operations": (3000, 100_000),  # of scripts/stress
     "kills": (1, 200),  # kill -9 at failpoints, all together; at least one at each

@@ -80,7 +80,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     never). A run ends with `Stuck` after `max_steps`, or beyond `max_time` seconds of its clock.
     """
 
-    def __init__(self, max_steps: int = 100_000, max_time: float = 3600.0) -> None:
+    def __init__(self, max_steps: int = 20_000, max_time: float = 3600.0) -> None:
         super().__init__()
         self.set_debug(False)
         self.trace = Trace()

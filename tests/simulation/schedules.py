@@ -37,7 +37,8 @@ LAST: Final = 30
 
 _MIX: Final = {PROGRAMS[name]: weight for name, weight in MIX.items()}
 
-#: Settings that make a server feel its bounds. Each has a chance of one in four.
+#: Settings that make a server feel its bounds, and how often each of them is chosen.
+TIGHTNESS: Final = 0.15
 TIGHT: Final[dict[str, int | float]] = {
     "mailbox_size": 3,
     "memtable_size": 300,
@@ -84,7 +85,7 @@ def simulate(seed: int) -> Report:
     world = World(
         seed,
         msgspec.structs.replace(
-            Settings(), **{name: value for name, value in TIGHT.items() if random.random() < 0.25}
+            Settings(), **{name: value for name, value in TIGHT.items() if random.random() < TIGHTNESS}
         ),
         Conditions(
             delay=random.choice((0.0002, 0.001, 0.01)),
@@ -117,7 +118,7 @@ class _Run:
         try:
             status = world.run(self._main())
         except (Stuck, Hangs, ValueError) as error:
-            return f"{type(error).__name__}: {error}"
+            return "; ".join([*world.faults, f"{type(error).__name__}: {error}"])
         if status:
             return f"the server ended with {status} when it was told to stop"
         complaints = world.complaints(self._excused)

@@ -79,7 +79,9 @@ class Life:
 
     def _end(self, task: "asyncio.Task[int]") -> None:
         if task.exception() is not None:
-            self._world.wrong(f"{self.process.name} has failed: {task.exception()!r}")
+            # It would fail again.
+            self._world.restarting = None
+            self._world.wrong(f"{self.process.name} cannot run: {task.exception()!r}")
             self.ended.set_result(2)
         else:
             self.ended.set_result(task.result())

@@ -1,0 +1,149 @@
+"""Seeds: each a schedule of clients and faults over the whole server, judged by what the clients were
+told. And the judge judged: a bug on purpose is found, and its seed finds it again.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from kvactor.actor import StoreActor
+from kvactor.messages import Answer
+from kvactor.metrics import MeasuredTree
+from kvactor.operations import Operations
+from kvactor.replies import HeldReplies, Outcome, Reply, deliver
+from kvactor.store import Store
+from kvactor.transactions import Readers, Transaction
+from tests.simulation.schedules import simulate
+from tests.sizes import size
+
+#: Parts of the seeds, for as many processes as like to help.
+CHUNKS: Final = 8
+
+#: Seeds within which a bug is found.
+FOUND_WITHIN: Final = 400
+
+#: Seeds that are run again, here and elsewhere.
+AGAIN: Final = range(6)
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_whatever_the_seed_nothing_acknowledged_is_lost_and_all_is_strictly_serializable(
+    chunk: int,
+) -> None:
+    for seed in range(chunk, size("seeds"), CHUNKS):
+        report = simulate(seed)
+        assert not report.violation, str(report)
+
+
+def test_a_seed_gives_the_same_steps_in_another_process_with_other_hashes() -> None:
+    here = [simulate(seed).trace.digest() for seed in AGAIN]
+    assert [simulate(seed).trace.digest() for seed in AGAIN] == here
+    assert len(set(here)) == len(AGAIN)
+    code = (
+        "from tests.simulation.schedules import simulate\n"
+        f"for seed in {AGAIN!r}: print(simulate(seed).trace.digest())"
+    )
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=60,
+    )
+    assert elsewhere.stdout.split() == here
+
+
+# -- bugs on purpose --
+
+
+def answer_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
+    def hold(_: HeldReplies, __: int, reply: Reply, outcome: Outcome) -> None:
+        deliver(reply, outcome)
+
+    patch.setattr(HeldReplies, "hold", hold)
+
+
+def forget_the_journal_at_the_start(patch: pytest.MonkeyPatch) -> None:
+    def recover(store: Store, revisions: Iterator[Any]) -> None:
+        numbers = [revision.number for revision in revisions]
+        store.revision = store.head = max([store.revision, *numbers])
+
+    patch.setattr(Store, "recover", recover)
+
+
+def keep_what_is_rolled_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Transaction, "rollback", Transaction.commit)
+
+
+def see_no_conflict(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Readers, "of", lambda *_: ())
+
+
+def do_it_twice(patch: pytest.MonkeyPatch) -> None:
+    put = StoreActor._put
+
+    def twice(actor: StoreActor, envelope: Any) -> None:
+        put(actor, envelope)
+        if envelope[1] is not None:
+            put(actor, (envelope[0], None))
+
+    patch.setattr(StoreActor, "_put", twice)
+
+
+def answer_who_has_gone(patch: pytest.MonkeyPatch) -> None:
+    def answer(reply: Reply, outcome: Outcome) -> None:
+        if isinstance(outcome, Answer):
+            reply.set_result(outcome)
+        else:
+            reply.set_exception(outcome)
+
+    patch.setattr("kvactor.replies.deliver", answer)
+    patch.setattr("kvactor.owner.deliver", answer)
+
+
+def say_that_more_is_folded_than_is_durable(patch: pytest.MonkeyPatch) -> None:
+    fold = MeasuredTree.fold
+
+    def too_far(tree: MeasuredTree, changes: Any, applied: int, done: Any) -> None:
+        fold(tree, changes, applied + 1, done)
+
+    patch.setattr(MeasuredTree, "fold", too_far)
+
+
+def forget_what_was_done_once(patch: pytest.MonkeyPatch) -> None:
+    once = Operations._once
+
+    def anew(operations: Operations, message: Any, kind: Any, do: Any) -> Any:
+        return once(operations, msgspec.structs.replace(message, once=None), kind, do)
+
+    patch.setattr(Operations, "_once", anew)
+
+
+Bug = Callable[[pytest.MonkeyPatch], None]
+
+BUGS: Final[tuple[Bug, ...]] = (
+    *(answer_before_it_is_durable, forget_the_journal_at_the_start, keep_what_is_rolled_back),
+    *(see_no_conflict, do_it_twice, answer_who_has_gone, say_that_more_is_folded_than_is_durable),
+    forget_what_was_done_once,
+)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda one: one.__name__)
+def test_a_bug_on_purpose_is_found_and_its_seed_finds_it_again(
+    bug: Bug, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bug(monkeypatch)
+    found = next((report for report in map(simulate, range(FOUND_WITHIN)) if report.violation), None)
+    assert found is not None, "no seed has found it"
+    again = simulate(found.seed)
+    assert (again.violation, again.faults) == (found.violation, found.faults)
+    assert again.trace.digest() == found.trace.digest()
+    assert f"python -m tests.simulation {found.seed}" in str(again)
+    monkeypatch.undo()
+    assert not simulate(found.seed).violation

@@ -98,47 +98,69 @@ class _Replay:
 
     def _write(self, revision: int, changes: Changes, operations: list[Operation]) -> None:
         """Find who has written a revision, and take it in."""
-        wrong: Wrong | None = None
-        for one in operations:
-            if one.writes:
-                try:
-                    if self._play(one) == changes:
-                        operations.remove(one)
-                        break
-                except Wrong as error:
-                    wrong = error
-        else:
-            one = self._find(revision, changes, operations, wrong)
-        self.points.append(((revision, False), one))
+        able, wrong = self._able(operations, changes)
+        if not able:
+            able = self._unknown_able(changes)[:1]
+            if not able:
+                raise self._nobody(revision, changes, operations, wrong)
+        elif len(able) > 1 or any(one.ended < able[0].began for one in operations):
+            # What one of them did may have been needless, because another one had done it before.
+            able += self._unknown_able(changes)
         for key, value in changes.items():
             if value is None:
                 del self.state[key]
             else:
                 self.state[key] = (value, revision)
-
-    def _find(
-        self, revision: int, changes: Changes, told: list[Operation], wrong: Wrong | None
-    ) -> Operation:
-        candidates = self._unknown[next(iter(changes))] + self._unknown[""]
-        for one in sorted(candidates, key=lambda one: one.began):
-            try:
-                if self._play(one) == changes:
-                    break
-            except Wrong:
-                continue
+        writer = next((one for one in able if self._was_first(one, operations)), able[0])
+        self.points.append(((revision, False), writer))
+        if writer.outcome == "unknown":
+            for key in _written(writer):
+                self._unknown[key].remove(writer)
+            self.matched += 1
         else:
-            writers = [one for one in told if one.writes]
-            if wrong is not None:
-                raise self._misled(revision, writers[0], wrong)
-            sentence = f"Revision {revision} changed {sorted(changes)}, which "
-            sentence += (
-                "is not what its writer did." if writers else "nobody did, or it was rolled back."
-            )
-            raise _Violation(sentence, writers, changes, revision - 1, revision)
-        for key in _written(one):
-            self._unknown[key].remove(one)
-        self.matched += 1
-        return one
+            operations.remove(writer)
+
+    def _able(
+        self, operations: Iterable[Operation], changes: Changes
+    ) -> tuple[list[Operation], Wrong | None]:
+        """Return the operations that would change this, and what was wrong with another one."""
+        able: list[Operation] = []
+        wrong = None
+        for one in operations:
+            if one.writes:
+                try:
+                    if self._play(one) == changes:
+                        able.append(one)
+                except Wrong as error:
+                    wrong = error
+        return able, wrong
+
+    def _unknown_able(self, changes: Changes) -> list[Operation]:
+        """The same of those that may have happened, in order of time."""
+        candidates = self._unknown[next(iter(changes))] + self._unknown[""]
+        return self._able(sorted(candidates, key=lambda one: one.began), changes)[0]
+
+    def _was_first(self, writer: Operation, operations: list[Operation]) -> bool:
+        """Can all others that were told of a revision have come behind its writer?"""
+        return all(
+            one is writer or (one.ended >= writer.began and self._still(one)) for one in operations
+        )
+
+    def _still(self, one: Operation) -> bool:
+        try:
+            return not self._play(one) or one.outcome != "done"
+        except Wrong:
+            return False
+
+    def _nobody(
+        self, revision: int, changes: Changes, told: list[Operation], wrong: Wrong | None
+    ) -> _Violation:
+        writers = [one for one in told if one.writes]
+        if wrong is not None:
+            return self._misled(revision, writers[0], wrong)
+        sentence = f"Revision {revision} changed {sorted(changes)}, which "
+        sentence += "is not what its writer did." if writers else "nobody did, or it was rolled back."
+        return _Violation(sentence, writers, changes, revision - 1, revision)
 
     def _read(self, revision: int, one: Operation) -> None:
         """Play what has written nothing."""

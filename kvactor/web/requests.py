@@ -1,6 +1,7 @@
 """What comes in: paths, headers and bodies, taken apart strictly and once."""
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,8 @@ from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidKey, InvalidRequest
 from kvactor.messages import Once, Scope, Within
 from kvactor.settings import Settings
 from kvactor.web.answers import TRANSACTION
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=msgspec.Struct)
@@ -111,18 +114,19 @@ class Patience:
     """Waits that have a limit, and that a stop of the server ends."""
 
     def __init__(self) -> None:
-        self._waits: set[asyncio.Timeout] = set()
+        # In the order in which they began: they end in the same order each time (P9).
+        self._waits: dict[asyncio.Timeout, None] = {}
         self.stopping = False
 
     @asynccontextmanager
     async def limit(self, seconds: float | None) -> AsyncIterator[None]:
         """Raise `TimeoutError` after so many seconds (None: never), or when the server stops."""
         async with asyncio.timeout(0 if self.stopping else seconds) as wait:
-            self._waits.add(wait)
+            self._waits[wait] = None
             try:
                 yield
             finally:
-                self._waits.discard(wait)
+                del self._waits[wait]
 
     async def stop(self, _: web.Application) -> None:
         """End all waits, and those that would begin."""
@@ -209,6 +213,7 @@ class Bodies:
                 raise Stopping("The server is shutting down. Nothing was done.") from None
             raise BodyTimeout(f"The body has not arrived within {self._timeout:g} s.") from None
         except (web.RequestPayloadError, ConnectionError) as error:
+            log.info("the body of %s %s was broken off: %s", request.method, request.path, error)
             raise InvalidRequest(f"The body cannot be read: {error}") from None
 
     def _count(self, size: int, counted: int = 0) -> int:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -149,6 +150,8 @@ def test_a_file_that_is_cut_short_is_an_error_and_neither_a_crash_nor_a_wrong_va
 
 #: Bytes of a page of LMDB's.
 PAGE = 4096
+#: Damaged directories that are read by one process.
+AT_ONCE = 200
 
 
 def test_no_damage_anywhere_in_the_files_is_a_crash_or_a_wrong_value(
@@ -164,30 +167,36 @@ def test_no_damage_anywhere_in_the_files_is_a_crash_or_a_wrong_value(
     server.kill()
 
     random = Random("damage")
-    directories: list[Path] = []
-    for number in range(size("damages")):
-        part, damage = random.choice(["journal", "tree"]), random.choice(["bit", "page", "end"])
-        data = bytearray((data_dir / part / "data.mdb").read_bytes())
-        place = random.randrange(len(data))
-        if damage == "bit":
-            data[place] ^= 1 << random.randrange(8)
-        elif damage == "page":
-            place -= place % PAGE
-            data[place : place + PAGE] = bytes(PAGE)
-        else:
-            del data[place:]
-        directory = tmp_path / f"{number}: {damage} of the {part} at {place}"
-        shutil.copytree(data_dir, directory)
-        (directory / part / "data.mdb").write_bytes(data)
-        directories.append(directory)
+    names = (f"damaged {number}" for number in range(size("damages")))
+    while some := list(islice(names, AT_ONCE)):
+        directories = [damaged(random, data_dir, tmp_path / name) for name in some]
+        read = subprocess.run(
+            [sys.executable, "-m", "tests.process.damaged", str(folded + replayed), *directories],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert read.returncode == 0, f"{read.stdout.splitlines()[-1]}\n{read.stderr}"
+        assert read.stdout.splitlines()[-1] == "all read"
+        for directory in directories:
+            shutil.rmtree(directory)
 
-    read = subprocess.run(
-        [sys.executable, "-m", "tests.process.damaged", str(folded + replayed), *directories],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert read.returncode == 0, f"{read.stdout.splitlines()[-1]}\n{read.stderr}"
-    assert read.stdout.splitlines()[-1] == "all read"
+
+def damaged(random: Random, data_dir: Path, place: Path) -> Path:
+    """Damage a copy of a data directory, and return it: `place`, with what was done in its name."""
+    part, damage = random.choice(["journal", "tree"]), random.choice(["bit", "page", "end"])
+    data = bytearray((data_dir / part / "data.mdb").read_bytes())
+    at = random.randrange(len(data))
+    if damage == "bit":
+        data[at] ^= 1 << random.randrange(8)
+    elif damage == "page":
+        at -= at % PAGE
+        data[at : at + PAGE] = bytes(PAGE)
+    else:
+        del data[at:]
+    directory = place.with_name(f"{place.name}: {damage} of the {part} at {at}")
+    shutil.copytree(data_dir, directory)
+    (directory / part / "data.mdb").write_bytes(data)
+    return directory

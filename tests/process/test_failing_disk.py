@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.clients import Client, Load, check
+from tests.process.clients import Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.failpoints import armed
 from tests.process.servers import Server
 from tests.process.strace import CALLS, calls_since, inject
 from tests.process.test_kill import FOLDING
+from tests.process.writers import Load, check
 from tests.sizes import size
 
 JOURNAL = Path("journal", "data.mdb")

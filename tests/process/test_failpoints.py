@@ -6,20 +6,26 @@ from random import Random
 import pytest
 
 from kvactor.failpoints import POINTS, STEPS, reached
-from tests.process.clients import Load, check
+from kvactor.settings import Settings
+from kvactor.storage.directory import open_directory
 from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.failpoints import armed
 from tests.process.servers import until
 from tests.process.test_kill import FOLDING, rounds_at
+from tests.process.writers import Load, check
 
 
-def test_a_few_writes_folds_and_trims_reach_every_failpoint(start: Start) -> None:
+def test_a_few_writes_folds_and_trims_reach_every_failpoint(start: Start, data_dir: Path) -> None:
     server = start(*FOLDING, environ=armed(*(f"{point}=delay:0" for point in POINTS)))
     assert all(f"failpoint {point} is armed: delay:0" in server.log for point in POINTS)
-    with Load(server):
+    with Load(server) as load:
         until(lambda: missing(server.log) == [], "every failpoint")
+        load.wait_for(100)
     assert server.stop() == 0
+    with open_directory(data_dir, Settings().map_size) as storage:
+        assert storage.tree.applied > 0
+        assert next(storage.journal.replay(0)).number > 1
 
 
 def missing(log: str) -> list[str]:

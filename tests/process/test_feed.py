@@ -12,10 +12,11 @@ from pathlib import Path
 from random import Random
 from threading import Thread
 
-from tests.process.clients import CLOSED, Client, Event, Load, Stream
+from tests.process.clients import CLOSED, Client, Event, Stream
 from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.servers import PATIENCE
+from tests.process.writers import Load
 from tests.sizes import size
 
 RESUMES = size("resumes")

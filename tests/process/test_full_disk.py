@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from bench.preload import key, preload, value
-from tests.process.clients import CLOSED, Client, Load, check
+from tests.process.clients import CLOSED, Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.disks import Disk, tmpfs
 from tests.process.servers import until
+from tests.process.writers import Load, check
 
 MiB = 1 << 20
 

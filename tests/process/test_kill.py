@@ -10,11 +10,12 @@ from random import Random
 import pytest
 
 from kvactor.failpoints import POINTS, STEPS, reached
-from tests.process.clients import CLOSED, Client, Load, check
+from tests.process.clients import CLOSED, Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.failpoints import HOLD, armed
 from tests.process.servers import Server, until
+from tests.process.writers import Load, check
 from tests.sizes import size
 
 #: A memtable of a few writes, so that folds follow one another; and a short history, so that the

@@ -8,12 +8,12 @@ from random import Random
 
 import pytest
 
-from tests.process.clients import Load, check
 from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.disks import Disk, ext4
 from tests.process.servers import Server
 from tests.process.test_kill import FOLDING, leave_transactions_open
+from tests.process.writers import Load, check
 from tests.sizes import size
 
 ON_A_SMALL_DISK = (*FOLDING, "--min-free-space", "0")

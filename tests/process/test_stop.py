@@ -10,10 +10,11 @@ from random import Random
 import pytest
 
 from kvactor.failpoints import reached
-from tests.process.clients import CLOSED, Client, Load, check
+from tests.process.clients import CLOSED, Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.failpoints import HOLD, armed
+from tests.process.writers import Load, check
 from tests.sizes import size
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]

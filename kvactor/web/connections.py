@@ -92,7 +92,8 @@ class Connections(web.Server):
         )
         # Weak, because a connection that fails before it is made is never told of its end.
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
-        self._slow: set[_Connection] = set()
+        # In the order in which they have become so: the same each time (P9).
+        self._slow: dict[_Connection, None] = {}
         self._pause = min(SWEEP, settings.write_timeout)
         self._sweeping = False
 
@@ -108,7 +109,7 @@ class Connections(web.Server):
     def ended(self, connection: _Connection) -> None:
         """Forget a connection."""
         self._open.discard(connection)
-        self._slow.discard(connection)
+        self._slow.pop(connection, None)
         self._actor.metrics.connections = len(self._open)
 
     async def _refuse(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -126,14 +127,14 @@ class Connections(web.Server):
         """Watch a connection whose client has not taken everything."""
         connection.left = _unread(connection.wire)
         connection.since = self._loop.time()
-        self._slow.add(connection)
+        self._slow[connection] = None
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(self._pause, self._sweep)
 
     def quick(self, connection: _Connection) -> None:
         """Leave it alone: the kernel has all of it."""
-        self._slow.discard(connection)
+        self._slow.pop(connection, None)
 
     def _sweep(self) -> None:
         now, cut_off = self._loop.time(), 0
@@ -143,7 +144,7 @@ class Connections(web.Server):
                 connection.left, connection.since = left, now
             elif now - connection.since >= self._settings.write_timeout:
                 connection.wire.abort()
-                self._slow.discard(connection)
+                self._slow.pop(connection, None)
                 cut_off += 1
         if cut_off:
             self._actor.metrics.cut_off += cut_off

@@ -172,9 +172,14 @@ def _positive(text: str) -> int:
 
 
 def _mix(text: str) -> dict[str, int]:
-    mix = {name: int(weight) for name, _, weight in (one.partition("=") for one in text.split(","))}
-    if unknown := mix.keys() - PROGRAMS.keys():
-        raise argparse.ArgumentTypeError(f"no such program: {', '.join(sorted(unknown))}")
+    mix = {}
+    for one in text.split(","):
+        name, _, weight = one.partition("=")
+        if name not in PROGRAMS:
+            raise argparse.ArgumentTypeError(f"no such program: {name}")
+        if not weight.isdecimal():
+            raise argparse.ArgumentTypeError("a mix is like put=3,get=1")
+        mix[name] = int(weight)
     return mix
 
 

@@ -5,11 +5,12 @@ server-sent events.
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from http import HTTPStatus
 
 import msgspec
 
 from stress.client import Answer, Closed, Connection, Stream
-from stress.clients import KNOCK
+from stress.clients import KNOCK, PATIENCE, Hangs
 from stress.history import History, Item, Sighting
 from stress.wire import items, sighting
 
@@ -32,6 +33,13 @@ class Reader:
         self._connection: Connection | None = None
 
     async def _ask(self, target: str) -> Answer:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._insist(target)
+        except TimeoutError:
+            raise Hangs(f"no answer to GET {target} for {PATIENCE:g} s") from None
+
+    async def _insist(self, target: str) -> Answer:
         while True:
             try:
                 if self._connection is None or not self._connection.open:
@@ -42,7 +50,7 @@ class Reader:
                 continue
             if answer.ok:
                 return answer
-            if answer.status < 500:  # noqa: PLR2004 (as RFC 9110 has it)
+            if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise Behind(f"GET {target} was refused: {answer.code}")
             await asyncio.sleep(KNOCK)
 

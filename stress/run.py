@@ -21,8 +21,10 @@ from stress.servers import Server, Trouble
 #: Seconds between two lines of progress.
 PROGRESS = 2.0
 
-#: How many faults a run of a certain number of operations has, about.
+#: How many faults a run of a certain number of operations has, about, and how many operations are
+#: between two of them at least, about.
 TIMES = 30
+APART = 500
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -59,7 +61,8 @@ class Outcome(msgspec.Struct):
 async def run(plan: Plan, history: History) -> Outcome:
     """Stress a server, and take it down into a history.
 
-    Raises `Hangs`, `Failed`, `Behind`, and `ValueError` for an answer that is none.
+    Raises `Hangs`, `Failed`, `Behind`, `ValueError` for an answer that is none, and `OSError` if there
+    is no server at that address.
     """
     async with AsyncExitStack() as stack:
         server = None
@@ -74,6 +77,7 @@ async def run(plan: Plan, history: History) -> Outcome:
             return (await asyncio.get_running_loop().create_connection(make, host, port))[1]
 
         stage = Stage(lambda: connect(Connection), history, plan.keys, plan.hot, plan.operations)
+        (await stage.connect()).close()
         reader = Reader(stage.connect, history.prefix)
         stack.callback(reader.close)
         history.revision = since = await reader.revision()
@@ -83,7 +87,7 @@ async def run(plan: Plan, history: History) -> Outcome:
             Client(number, stage, Random(f"{plan.seed} {number}"), mix)
             for number in range(1, plan.clients + 1)
         ]
-        every = plan.operations and plan.operations // TIMES
+        every = plan.operations and max(plan.operations // TIMES, APART)
         trouble = (
             None if server is None else Trouble(server, stage, plan.faults, Random(plan.seed), every)
         )

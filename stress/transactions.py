@@ -8,7 +8,7 @@ import msgspec
 
 from stress import wire
 from stress.client import Answer, Closed, Connection
-from stress.clients import Client
+from stress.clients import KNOCK, Client
 from stress.history import NEVER, Operation, Step
 from stress.wire import SEED, WIRE, Request, resulting
 
@@ -133,12 +133,13 @@ async def _commit(client: Client, one: Operation, within: str) -> None:
 
 
 async def shared(client: Client) -> None:
-    """Read and write in the shared transaction, perhaps nested. Read a key, if it is taken."""
+    """Read and write in the shared transaction, perhaps nested."""
     stage = client.stage
     async with stage.shared:
         connection = await client.connect()
         life = stage.life
         if stage.shared_lost == life:
+            await asyncio.sleep(KNOCK)
             return
         try:
             await _speak(client, connection)

@@ -1,0 +1,131 @@
+"""scripts/stress, as its users run it: against servers of its own, that things befall, and against
+theirs.
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stress.history import load
+from tests.process.conftest import Start
+from tests.process.servers import Ended, environment
+from tests.sizes import size
+
+OPERATIONS = size("operations")
+
+#: Seconds; a run that takes longer hangs.
+PATIENCE = 1800
+
+
+def stress(*arguments: str, cwd: Path) -> Ended:
+    ended = subprocess.run(
+        [sys.executable, "-m", "stress", "--dir", str(cwd), *arguments],
+        cwd=cwd,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def passed(ended: Ended) -> str:
+    """Assert that a run has found nothing; return its verdict."""
+    assert ended.status == 0, ended.out + ended.log
+    verdict = ended.out.splitlines()[-1]
+    assert verdict.startswith("strictly serializable: ")
+    return verdict
+
+
+def test_a_server_under_stress_is_strictly_serializable_and_loses_nothing(
+    tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    ended = stress("--clients", "50", "--operations", str(OPERATIONS), cwd=tmp_path)
+    verdict = passed(ended)
+    [counts] = re.findall(r"(\d+) operations in .*", ended.out)
+    assert int(counts) >= OPERATIONS
+    assert "0 of 0 without one" in verdict
+    figure(f"stress: {verdict}")
+
+
+def test_a_server_that_is_killed_again_and_again_under_stress_loses_nothing_acknowledged(
+    tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    ended = stress(
+        *("--clients", "50", "--operations", str(OPERATIONS), "--faults", "kill", "--hot"),
+        cwd=tmp_path,
+    )
+    verdict = passed(ended)
+    [(kills, within)] = re.findall(r"killed (\d+) times, (\d+) of them", ended.out)
+    assert int(kills) >= min(20, OPERATIONS // 1000)
+    figure(f"stress, killed {kills} times, {within} of them between two steps of a write: {verdict}")
+
+
+def test_a_server_that_is_stopped_for_a_while_and_has_a_slow_disk_passes(tmp_path: Path) -> None:
+    ended = stress("--seconds", "4", "--faults", "stop,slow-disk", cwd=tmp_path)
+    passed(ended)
+    assert re.search(r"stopped for a while [1-9]\d* times", ended.out)
+
+
+def test_a_server_of_the_users_own_is_stressed_beside_other_clients_and_keeps_their_keys(
+    start: Start, tmp_path: Path
+) -> None:
+    server = start()
+    address = f"http://{server.host}:{server.port}"
+    for _ in range(2):
+        passed(stress(address, "--operations", "1000", "--clients", "10", cwd=tmp_path))
+    assert server.stop() == 0
+
+
+def test_a_mix_is_what_is_done(tmp_path: Path) -> None:
+    ended = stress(
+        *("--operations", "300", "--mix", "put=1,shared=1", "--followers", "0", "--save", "history"),
+        cwd=tmp_path,
+    )
+    passed(ended)
+    kinds = {one.kind for one in load(tmp_path / "history").operations}
+    assert kinds == {"put", "shared", "shared read"}
+
+
+def test_a_violation_is_shown_saved_and_said_by_the_exit_status(tmp_path: Path) -> None:
+    file = tmp_path / "history"
+    passed(stress("--operations", "500", "--save", str(file), cwd=tmp_path))
+    history = load(file)
+    lost = next(one for one in history.operations if one.kind == "put")
+    history.feed = [one for one in history.feed if one.revision != lost.revision]
+    history.save(file)
+    ended = stress("--check", str(file), cwd=tmp_path)
+    assert ended.status == 1
+    assert f"VIOLATION: A write was acknowledged at revision {lost.revision}" in ended.out
+    assert f'put("{lost.steps[0].key}", "{lost.steps[0].argument}")' in ended.out
+    assert msgspec.json.decode(file.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--mix", "put=1,pot=2"], "no such program: pot"),
+        (["--mix", "put"], "a mix is like"),
+        (["--faults", "kill,fire"], "no such fault: fire"),
+        (["localhost"], "a server's URL is like http://127.0.0.1:5000"),
+        (["http://127.0.0.1:1", "--faults", "kill"], "--faults befall a server of its own only"),
+        (["--clients", "0"], "must be 1 or more"),
+    ],
+)
+def test_wrong_usage_is_told_in_a_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    ended = stress(*arguments, cwd=tmp_path)
+    assert (ended.status, ended.out) == (2, "")
+    assert sentence in ended.log
+
+
+def test_nothing_is_said_of_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
+    ended = stress("http://127.0.0.1:1", cwd=tmp_path)
+    assert (ended.status, ended.out) == (2, "")
+    assert "nothing can be said" in ended.log

@@ -40,7 +40,7 @@ _MIX: Final = {PROGRAMS[name]: weight for name, weight in MIX.items()}
 #: Settings that make a server feel its bounds, and how often each of them is chosen.
 TIGHTNESS: Final = 0.15
 TIGHT: Final[dict[str, int | float]] = {
-    "mailbox_size": 3,
+    "mailbox_size": 1,
     "memtable_size": 300,
     "history": 3,
     "transaction_idle_timeout": 0.05,

@@ -181,6 +181,7 @@ def cancel_the_connection_task(world: World) -> None:
 def break_the_connection(world: World) -> None:
     for end in world.network.open_ends():
         end.peer.abort()
+        end.reset()
 
 
 def leave(world: World) -> None:

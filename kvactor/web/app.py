@@ -57,7 +57,7 @@ def create_app(
     room = Room(settings)
     bodies = Bodies(settings, patience, room)
     families = {
-        "Keys": KeyRoutes(actor, settings, bodies).routes(),
+        "Keys": KeyRoutes(actor, settings, bodies, room).routes(),
         "Batches": BatchRoutes(actor, bodies, room).routes(),
         "Transactions": TransactionRoutes(actor, bodies, new_id).routes(),
         "Changes": ChangeRoutes(actor, settings, patience, room).routes(),

@@ -135,7 +135,9 @@ class Edge:
                 allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
                 answered = _tell(request, actor.revision, status, status.name.lower(), detail, allow)
             except Exception:
-                log.exception("%s %s failed by a fault of the server's", request.method, request.path)
+                log.exception(
+                    "%s %s failed by a fault of the server's", request.method, request.raw_path
+                )
                 status = HTTPStatus.INTERNAL_SERVER_ERROR
                 detail = "The server has made a mistake; its log says more."
                 answered = _tell(request, actor.revision, status, INTERNAL_ERROR, detail, {})

@@ -166,6 +166,12 @@ class Room:
                 "Try again later."
             )
 
+    def left(self, most: int) -> int:
+        """Return how many bytes a page should have: `most`, or half of what others leave. Always some,
+        so that who reads on gets to the end.
+        """
+        return min(most, max(self._free // 2, SMALL)) if self._taken else most
+
     def give_back(self) -> None:
         """Give back what the running task has taken, though it goes on."""
         task = asyncio.current_task()
@@ -213,7 +219,7 @@ class Bodies:
                 raise Stopping("The server is shutting down. Nothing was done.") from None
             raise BodyTimeout(f"The body has not arrived within {self._timeout:g} s.") from None
         except (web.RequestPayloadError, ConnectionError) as error:
-            log.info("the body of %s %s was broken off: %s", request.method, request.path, error)
+            log.info("the body of %s %s was broken off: %s", request.method, request.raw_path, error)
             raise InvalidRequest(f"The body cannot be read: {error}") from None
 
     def _count(self, size: int, counted: int = 0) -> int:

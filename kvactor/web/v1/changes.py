@@ -137,7 +137,7 @@ class ChangeRoutes:
 
     async def _page(self, query: ChangesQuery, since: int, prefix: bytes) -> web.Response:
         events: list[Event] = []
-        looked, revision, room = 0, self._actor.revision, self._settings.max_body_size
+        looked, revision, room = 0, self._actor.revision, self._room.left(self._settings.max_body_size)
         while looked < query.limit and room > 0:
             got = await self._actor.ask(Changes(since, query.limit - looked))
             if not got.result:
@@ -171,9 +171,9 @@ class ChangeRoutes:
             REVISION: str(got.revision),
         }
         stream = web.StreamResponse(headers=headers)
-        await stream.prepare(request)
         text = self._encode(got.result, prefix) or b":\n\n"
         try:
+            await stream.prepare(request)
             while True:
                 if got.result:
                     since = got.result[-1].number

@@ -29,7 +29,7 @@ from kvactor.messages import (
 from kvactor.records import NEVER
 from kvactor.settings import MAX_SECONDS, Settings
 from kvactor.web.answers import answer
-from kvactor.web.requests import Bodies, key_in_path, once_of, query_of, revision_of, within
+from kvactor.web.requests import Bodies, Room, key_in_path, once_of, query_of, revision_of, within
 from kvactor.web.routes import (
     ETAG,
     EXPIRES_AT,
@@ -155,7 +155,8 @@ def expected_of(request: web.Request) -> Expected | None:
 class KeyRoutes:
     """Handlers that parse, ask and encode."""
 
-    def __init__(self, actor: StoreActor, settings: Settings, bodies: Bodies) -> None:
+    def __init__(self, actor: StoreActor, settings: Settings, bodies: Bodies, room: Room) -> None:
+        self._room = room
         self._ask = actor.ask
         self._settings = settings
         self._body_of = bodies.read
@@ -285,7 +286,7 @@ class KeyRoutes:
             else:
                 start = max(start, last + b"\0")
         found: list[tuple[bytes, bytes]] = []
-        room, revision, more = self._settings.max_body_size, None, True
+        room, revision, more = self._room.left(self._settings.max_body_size), None, True
         where = within(request, OUTSIDE)
         async for got in self._parts(
             Range(start, end, query.limit, query.reverse, where, query.values)

@@ -10,6 +10,9 @@ import pytest
 from tests.process.servers import KVACTOR, Server
 from tests.sizes import size
 
+# Their assertions are to say as much as those of a test.
+pytest.register_assert_rewrite("tests.process.writers", "tests.process.contents")
+
 FIGURE: Final = "figure"
 
 

@@ -70,7 +70,8 @@ def _mounted(path: Path, *mount: str) -> Iterator[Disk]:
         yield disk
     finally:
         if path.is_mount():
-            disk.unmount()
+            # Lazily: after a failure a server may be about to be ended that still uses it.
+            _run("umount", "--lazy", str(path))
 
 
 def _try(*command: str) -> None:

@@ -28,9 +28,9 @@ P = TypeVar("P", bound=asyncio.Protocol)
 
 CLIENTS: Final = 3
 #: Operations that the clients do, all together.
-OPERATIONS: Final = 18
+OPERATIONS: Final = 15
 #: Steps within which faults begin: about as many as an undisturbed run has.
-HORIZON: Final = 700
+HORIZON: Final = 600
 
 #: Lines of the trace in a report.
 LAST: Final = 30

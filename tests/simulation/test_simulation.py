@@ -2,6 +2,7 @@
 told. And the judge judged: a bug on purpose is found, and its seed finds it again.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -23,6 +24,15 @@ CHUNKS: Final = 8
 
 #: Seeds within which a bug is found.
 FOUND_WITHIN: Final = 400
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> Iterator[None]:
+    """Let the garbage collector look at the runs only, and not at all that was there before."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

@@ -14,6 +14,7 @@ Name = Literal[
     "cases",
     "operations",
     "kills",
+    "errors",
     "rounds",
     "power_cuts",
     "disk_faults",
@@ -37,6 +38,7 @@ SIZES: Final[dict[Name, tuple[int, int]]] = {
     "cases": (5, 200),  # made up by schemathesis for each operation
     "operations": (3000, 100_000),  # of scripts/stress
     "kills": (1, 200),  # kill -9 at failpoints, all together; at least one at each
+    "errors": (1, 40),  # the same for errors
     "rounds": (4, 10),  # kill -9 at random moments
     "power_cuts": (2, 20),
     "disk_faults": (2, 20),  # system calls that fail, one after the other

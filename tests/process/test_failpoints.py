@@ -14,6 +14,7 @@ from tests.process.failpoints import armed
 from tests.process.servers import until
 from tests.process.test_kill import FOLDING, rounds_at
 from tests.process.writers import Load, check
+from tests.sizes import size
 
 
 def test_a_few_writes_folds_and_trims_reach_every_failpoint(start: Start, data_dir: Path) -> None:
@@ -47,7 +48,7 @@ def test_an_error_before_within_or_after_a_step_is_no_false_acknowledgement_and_
     random = Random(f"error at {step}")
     loads: list[Load] = []
     revision = 0
-    for number, (point, nth) in enumerate(rounds_at(step, random)):
+    for number, (point, nth) in enumerate(rounds_at(step, random, size("errors"))):
         # Longer than the test's patience: it does not wait for answers that nobody gives any more.
         patient = ("--shutdown-timeout", "600")
         server = start(*FOLDING, *patient, environ=armed(f"{point}=error@{nth}"))

@@ -29,7 +29,7 @@ def test_told_to_stop_under_load_it_answers_or_closes_and_loses_nothing_acknowle
     for number in range(size("stops")):
         server = start()
         with Load(server, f"stop{number}", 16, transactional=number % 4 > 1) as load:
-            load.wait_for(random.randrange(300))
+            load.wait_for(random.randrange(100))
             server.tell(SIGNALS[number % 2])
             assert server.wait() == 0
             load.wait_for_close()

@@ -23,11 +23,11 @@ MiB = 1024 * 1024
 #: What is asked for and not read, in turn: large answers, many of them on one connection; streams; and
 #: seldom a page of all, which alone is as large.
 SINGLY = b"".join(
-    b"GET /v1/kv/page/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % (number % 16) for number in range(30)
+    b"GET /v1/kv/page/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % (number % 32) for number in range(60)
 )
 STREAM = b"GET /v1/changes HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
 PAGE = b"GET /v1/kv?prefix=page/ HTTP/1.1\r\nHost: localhost\r\n\r\n"
-ANSWERS = [SINGLY, STREAM] * 10 + [PAGE]
+ANSWERS = [SINGLY, STREAM] * 20 + [PAGE]
 HEAD = b"GET /get/a HTTP/1.1\r\nHost: localhost\r\n" + b"X: a\r\n" * 10_000
 BODY = b"PUT /v1/kv/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % MiB
 #: Of a body, how much comes at once before the single bytes.

@@ -41,7 +41,7 @@ SIZES: Final[dict[Name, tuple[int, int]]] = {
     "errors": (1, 40),  # the same for errors
     "rounds": (4, 10),  # kill -9 at random moments
     "power_cuts": (2, 20),
-    "disk_faults": (2, 20),  # system calls that fail, one after the other
+    "disk_faults": (1, 20),  # system calls that fail, one after the other, of each kind and file
     "damages": (160, 200),  # damaged files
     "stops": (2, 50),  # SIGTERM under load
     "slow_clients": (100, 200),  # of each kind

@@ -28,7 +28,7 @@ def test_told_to_stop_under_load_it_answers_or_closes_and_loses_nothing_acknowle
     acknowledged = 0
     for number in range(size("stops")):
         server = start()
-        with Load(server, f"stop{number}", 16, transactional=number % 4 > 1) as load:
+        with Load(server, f"stop{number}", 16, transactional=number % 3 == 1) as load:
             load.wait_for(random.randrange(100))
             server.tell(SIGNALS[number % 2])
             assert server.wait() == 0

@@ -38,6 +38,9 @@ from tests.harness import Desk, HeldJournal, HeldTree, Said
 
 Start = Callable[..., Any]
 
+#: Seconds after which what is waited for has failed to happen.
+PATIENCE = 10
+
 
 def put(key: bytes, value: bytes = b"1", within: Any = None) -> Set:
     return Set(key, value, "text/plain", within) if within else Set(key, value, "text/plain")
@@ -348,7 +351,8 @@ async def test_p10_a_failed_flush_is_unknown_to_every_waiter_and_ends_the_actor(
     staged = actor.ask(put(b"b"))
     journal.break_down(OSError(5, "Input/output error"))
     queued = actor.ask(Get(b"c"))
-    await asyncio.wait({actor.done})
+    await asyncio.wait({actor.done}, timeout=PATIENCE)
+    assert actor.done.done()
     for future in (flushing, staged):
         assert isinstance(future.exception(), OutcomeUnknown)
     # The read was in time, or was not; it was answered.
@@ -367,7 +371,8 @@ async def test_p10_an_unexpected_exception_in_the_owner_does_the_same(
 
     monkeypatch.setattr("kvactor.store.Store.stage", broken)
     asked = [actor.ask(put(b"a")), actor.ask(put(b"b"))]
-    await asyncio.wait({actor.done})
+    await asyncio.wait({actor.done}, timeout=PATIENCE)
+    assert actor.done.done()
     assert [type(future.exception()) for future in asked] == [OutcomeUnknown, OutcomeUnknown]
     assert isinstance(actor.done.exception(), ZeroDivisionError)
     assert "the owner has failed" in caplog.text

@@ -15,6 +15,7 @@ import struct
 import weakref
 from contextlib import suppress
 from fcntl import ioctl
+from socket import SO_LINGER, SOL_SOCKET
 from termios import TIOCOUTQ
 from typing import Any, cast
 
@@ -143,7 +144,7 @@ class Connections(web.Server):
             if left <= connection.left - PIECE:
                 connection.left, connection.since = left, now
             elif now - connection.since >= self._settings.write_timeout:
-                connection.wire.abort()
+                _reset(connection.wire)
                 self._slow.pop(connection, None)
                 cut_off += 1
         if cut_off:
@@ -176,6 +177,15 @@ def _unread(wire: asyncio.Transport) -> int:
         with suppress(OSError):  # not every system tells
             left += struct.unpack("i", ioctl(socket.fileno(), TIOCOUTQ, bytes(4)))[0]
     return left
+
+
+def _reset(wire: asyncio.Transport) -> None:
+    """End a connection, and have the kernel forget what was to be sent, too."""
+    socket = wire.get_extra_info("socket")
+    if socket is not None:
+        with suppress(OSError):  # it has ended by itself
+            socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+    wire.abort()
 
 
 def connections_possible() -> int:

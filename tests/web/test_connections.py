@@ -3,6 +3,7 @@ bound, for as long as it is allowed; everybody else is served.
 """
 
 import asyncio
+import errno
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -63,6 +64,10 @@ class Reader:
         except ConnectionError:
             pass
         return size - left
+
+    @property
+    def error(self) -> int:
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def close(self) -> None:
         self._socket.close()
@@ -132,6 +137,8 @@ async def test_an_answer_that_nobody_reads_does_not_keep_its_connection(
     await reader.ask(server, f"GET {PAGE} HTTP/1.1\r\nHost: localhost\r\n{field}\r\n\r\n".encode())
     await until(lambda: actor.metrics.cut_off == 1)
     await until(lambda: actor.metrics.connections == 0)
+    # The kernel does not keep the rest, either: the client is told at once, though it does not read.
+    await until(lambda: reader.error == errno.ECONNRESET)
 
 
 @pytest.mark.parametrize("settings", [Settings(write_timeout=0.05)])
@@ -302,6 +309,29 @@ async def test_a_write_is_refused_for_want_of_room_before_it_is_done_or_not_at_a
     assert refused.revision == revision
     await first.close()
     await second.close()
+
+
+@pytest.mark.parametrize("settings", [Settings(max_in_flight_size=2 * MiB)])
+async def test_pages_are_shorter_while_there_is_little_room_and_lead_to_the_end_all_the_same(
+    server: Server,
+) -> None:
+    keys = [f"{number:03}" for number in range(200)]
+    operations = [{"op": "put", "key": key, "value": "." * 10 * KiB} for key in keys]
+    assert (await server.request("POST", "/v1/batch", {"operations": operations})).status == 200
+    query = "/v1/kv?limit=1000"
+    whole = (await server.request("GET", query)).json()
+    assert [item["key"] for item in whole["items"]] == keys
+    other = await upload(server, "other", 150 * KiB, of=150 * KiB + 1)
+    page = whole
+    async with asyncio.timeout(PATIENCE):  # until the other's bytes have all arrived
+        while page["cursor"] is None:
+            page = (await server.request("GET", query)).json()
+    found = page["items"]
+    while page["cursor"] is not None:
+        page = (await server.request("GET", f"{query}&cursor={page['cursor']}")).json()
+        found += page["items"]
+    assert [item["key"] for item in found] == keys
+    await other.close()
 
 
 @pytest.mark.parametrize("settings", [Settings(max_in_flight_size=0)])

@@ -6,7 +6,7 @@ behind the history is told so.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -34,12 +34,12 @@ class Feed:
         self._journal = journal
         self._tail: deque[tuple[Revision, int]] = deque()
         self._size = 0
-        self._waiting: list[Waiting] = []
+        self._waiting: deque[Waiting] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def publish(self, revisions: Sequence[Revision]) -> list[Waiting]:
+    def publish(self, revisions: Sequence[Revision]) -> Iterator[Waiting]:
         """Take in what is durable now, and return who waited for it."""
         for revision in revisions:
             size = _size(revision)
@@ -49,10 +49,13 @@ class Feed:
             self._size -= self._tail.popleft()[1]
         return self.release()
 
-    def release(self) -> list[Waiting]:
-        """Return all who wait, and forget them."""
-        waiting, self._waiting = self._waiting, []
-        return waiting
+    def release(self) -> Iterator[Waiting]:
+        """Yield all who wait, and forget each when it is the next one's turn: if one cannot be
+        answered, the owner has failed, and it and those behind it have to be told.
+        """
+        for _ in range(len(self._waiting)):
+            yield self._waiting[0]
+            self._waiting.popleft()
 
     def wait(self, message: Message[Any], reply: Reply) -> None:
         """Keep a reader until there is more."""
@@ -60,7 +63,7 @@ class Feed:
 
     def sweep(self) -> None:
         """Forget readers who have gone away."""
-        self._waiting = [one for one in self._waiting if not one[1].done()]
+        self._waiting = deque(one for one in self._waiting if not one[1].done())
 
     def read(self, since: int, limit: int, newest: int) -> list[Revision]:
         """Return the revisions after `since`, up to the durable `newest`, perhaps only the first few.

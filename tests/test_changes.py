@@ -323,3 +323,25 @@ async def test_who_waits_in_the_feed_is_told_when_the_server_fails() -> None:
     await asyncio.wait({actor.done})
     assert [type(waiting.exception()) for waiting in (reader, written)] == [OutcomeUnknown] * 2
     assert isinstance(actor.done.exception(), StorageFailed)
+
+
+async def test_who_waits_in_the_feed_is_told_when_the_server_fails_while_it_answers_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    actor = StoreActor(Storage(MemoryJournal(), MemoryTree()), Settings())
+    await actor.start()
+    waiting = [actor.ask(Changes(0, 9, wait=True)) for _ in range(3)]
+    read = changes.Feed.read
+    reads = iter([True, True, True, True, False])
+
+    def broken(feed: changes.Feed, *arguments: int) -> list[Revision]:
+        if not next(reads):
+            raise ZeroDivisionError("a fault of ours")
+        return read(feed, *arguments)
+
+    monkeypatch.setattr(changes.Feed, "read", broken)
+    actor.ask(put(b"a"))
+    await asyncio.wait({actor.done})
+    outcomes = [future.exception() for future in waiting]
+    assert outcomes[0] is None
+    assert [type(outcome) for outcome in outcomes[1:]] == [OutcomeUnknown, OutcomeUnknown]

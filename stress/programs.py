@@ -74,11 +74,13 @@ async def once(client: Client) -> None:
     step = Step("put", client.key(), client.value())
     method, target, body, headers = WIRE["put"].request(step)
     again = {**headers, "Idempotency-Key": f"{client.stage.history.prefix}{step.argument}"}
+    lost = False
     async with client.noting("once", [step]) as one:
         while one.outcome == "unknown":
             try:
                 answer = await client.ask(Request(method, target, body, again))
             except Closed:
+                lost = True
                 client.stage.retries += 1
                 continue
             if answer.ok:
@@ -86,8 +88,13 @@ async def once(client: Client) -> None:
                 # Told again later, it is still of the revision that it was.
                 one.revision = msgspec.json.decode(answer.body)["revision"]
             elif answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                if lost:
+                    # A refusal says nothing of the tries before it.
+                    one.error = answer.code
+                    break
                 client.not_done(one, answer)
             else:
+                lost = lost or answer.status == HTTPStatus.INTERNAL_SERVER_ERROR
                 client.stage.retries += 1
                 await asyncio.sleep(KNOCK)
 

@@ -1,8 +1,8 @@
 """A program that is a crowd of slow clients: `python -m tests.process.slow HOST PORT OF_EACH_KIND`.
 
-A line on its standard input has them come, the next one go, and so on; it answers each with a line of
-JSON that counts what has happened to them. They come in three kinds: heads and bodies that arrive a
-byte at a time, and readers that do not read. Whoever is closed comes again.
+A line on its standard input has them `come`, `stay` or `go`; it answers each with a line of JSON that
+counts what has happened to them since they came. They come in three kinds: heads and bodies that
+arrive a byte at a time, and readers that do not read. Whoever is closed comes again.
 """
 
 import asyncio
@@ -55,6 +55,10 @@ class Crowd:
                 there: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._clients.append(asyncio.create_task(self._be_slow(kind, first, rest, there)))
                 await there
+        return self._counts
+
+    async def stay(self) -> Counter[str]:
+        """Only count."""
         return self._counts
 
     async def go(self) -> Counter[str]:
@@ -110,11 +114,10 @@ async def main(host: str, port: str, of_each: str) -> None:
     """Obey the lines on standard input."""
     crowd = Crowd(host, int(port), int(of_each))
     loop = asyncio.get_running_loop()
-    step = crowd.come
-    while await loop.run_in_executor(None, sys.stdin.readline):
-        sys.stdout.write(json.dumps(await step()) + "\n")
+    steps = {"come": crowd.come, "stay": crowd.stay, "go": crowd.go}
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        sys.stdout.write(json.dumps(await steps[line.strip()]()) + "\n")
         sys.stdout.flush()
-        step = crowd.go if step == crowd.come else crowd.come
     await crowd.go()
 
 

@@ -149,9 +149,6 @@ class End(asyncio.Transport):
         self._high = network.conditions.high
         self._low = self._high // 4
 
-    def __repr__(self) -> str:
-        return f"<{self.name}>"
-
     def open(self, factory: Factory) -> None:
         """Let the server have its end, unless it has died."""
         if self.gone or self.process is None or not self.process.alive:
@@ -190,9 +187,6 @@ class End(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return max(0, len(self._out) - self._network.conditions.wire)
 
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        return self._low, self._high
-
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._high = self._network.conditions.high if high is None else high
         self._low = self._high // 4 if low is None else low
@@ -206,14 +200,6 @@ class End(asyncio.Transport):
             # From within what the protocol itself is doing, as asyncio has it.
             self.protocol.pause_writing()
         self._deliver_later()
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        if not self._ended:
-            self._ended = True
-            self._deliver_later()
 
     def close(self) -> None:
         if self._closing:

@@ -249,12 +249,17 @@ async def client(aiohttp_client: AiohttpClient, app: web.Application) -> Client:
 
 
 @pytest.fixture
-async def server(app: web.Application, settings: Settings) -> AsyncIterator[Server]:
+async def runner(app: web.Application, settings: Settings) -> AsyncIterator[web.AppRunner]:
     runner = create_runner(app, settings)
     await runner.setup()
+    yield runner
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def server(runner: web.AppRunner) -> AsyncIterator[Server]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0]
     server = Server(host, port, runner.cleanup)
     yield server
     await server.close()
-    await runner.cleanup()

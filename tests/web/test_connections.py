@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from aiohttp import web
 
 from kvactor.actor import StoreActor
 from kvactor.settings import Settings
@@ -20,6 +21,10 @@ KiB, MiB = 1024, 1024 * 1024
 #: More than the kernel takes for a client that does not read.
 PAGE = "/v1/kv?prefix=page/"
 PAGE_SIZE = 8 * MiB
+
+STREAM = message("GET", "/v1/changes", None, {"Accept": "text/event-stream"})
+#: One revision, one large event.
+BATCH = {"operations": [{"op": "put", "key": f"{one}", "value": "." * 100 * KiB} for one in range(5)]}
 
 
 async def fill(server: Server) -> None:
@@ -78,6 +83,51 @@ async def reader() -> AsyncIterator[Reader]:
     reader = Reader()
     yield reader
     reader.close()
+
+
+class Wire(asyncio.Transport):
+    """The server's end of a connection whose client and kernel take what they are told to take."""
+
+    def __init__(self, runner: web.AppRunner, data: bytes) -> None:
+        super().__init__()
+        assert runner.server is not None
+        self._protocol = runner.server()
+        self._high = 64 * KiB
+        #: bytes that are not taken, and all that there were
+        self.size = self.written = 0
+        self._closing = False
+        self.aborted = False
+        self._protocol.connection_made(self)
+        self._protocol.data_received(data)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._high = 64 * KiB if high is None else high
+
+    def get_write_buffer_size(self) -> int:
+        return self.size
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.size += len(data)
+        self.written += len(data)
+        if self.size > self._high and not self._protocol.writing_paused:
+            self._protocol.pause_writing()
+
+    def take(self) -> None:
+        """Let all of it go."""
+        self.size = 0
+        if self._protocol.writing_paused:
+            self._protocol.resume_writing()
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        # It goes on until all is taken.
+        self._closing = True
+
+    def abort(self) -> None:
+        self._closing = self.aborted = True
+        asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
 
 
 Advance = Callable[[float], None]
@@ -147,15 +197,14 @@ async def test_a_stream_that_nobody_reads_is_cut_off(
     server: Server, actor: StoreActor, reader: Reader
 ) -> None:
     await fill(server)
-    await reader.ask(server, message("GET", "/v1/changes", None, {"Accept": "text/event-stream"}))
+    await reader.ask(server, STREAM)
     await until(lambda: actor.metrics.cut_off == 1)
     await until(lambda: actor.metrics.subscribers == actor.metrics.connections == 0)
 
 
 async def test_a_large_event_is_written_in_pieces(server: Server) -> None:
-    operations = [{"op": "put", "key": f"{number}", "value": "." * 100 * KiB} for number in range(5)]
-    assert (await server.request("POST", "/v1/batch", {"operations": operations})).status == 200
-    connection = await server.send(message("GET", "/v1/changes", None, {"Accept": "text/event-stream"}))
+    assert (await server.request("POST", "/v1/batch", BATCH)).status == 200
+    connection = await server.send(STREAM)
     await connection.head()
     pieces = [await connection.chunk()]
     while not pieces[-1].endswith(b"\n\n"):
@@ -171,10 +220,38 @@ async def test_a_stop_does_not_wait_for_a_reader_of_a_stream_that_does_not_read(
     server: Server, actor: StoreActor, reader: Reader
 ) -> None:
     await fill(server)
-    await reader.ask(server, message("GET", "/v1/changes", None, {"Accept": "text/event-stream"}))
+    await reader.ask(server, STREAM)
     await until(lambda: actor.metrics.subscribers == 1)
     async with asyncio.timeout(PATIENCE):
         await server.stop()
+
+
+@pytest.mark.parametrize("settings", [Settings(shutdown_timeout=600, write_timeout=600)])
+async def test_a_stop_does_not_wait_in_the_middle_of_an_event(
+    server: Server, runner: web.AppRunner
+) -> None:
+    assert (await server.request("POST", "/v1/batch", BATCH)).status == 200
+    wire = Wire(runner, STREAM)
+    await until(lambda: wire.written > PIECE)
+    async with asyncio.timeout(PATIENCE):
+        await server.stop()
+    assert wire.aborted
+
+
+@pytest.mark.parametrize("settings", [PATIENT])
+@pytest.mark.parametrize("field", [b"Connection: close", b"Connection: keep-alive"])
+async def test_the_smallest_answer_that_is_not_taken_is_watched_as_a_large_one_is(
+    server: Server, runner: web.AppRunner, advance: Advance, field: bytes
+) -> None:
+    wire = Wire(runner, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n" % field)
+    await until(lambda: wire.size > 0)
+    advance(20)
+    await swept()
+    assert not wire.aborted
+    advance(20)
+    await swept()
+    assert wire.aborted
+    await server.proves_itself()
 
 
 # -- how many --
@@ -286,6 +363,21 @@ async def test_large_answers_that_are_under_way_have_a_bound_and_small_ones_go_p
     async with asyncio.timeout(PATIENCE):
         while (await server.request("GET", "/v1/kv/page/1")).status != 200:
             pass
+
+
+@pytest.mark.parametrize("settings", [SMALL_ROOM])
+async def test_an_event_takes_room_until_it_is_read(server: Server, runner: web.AppRunner) -> None:
+    assert (await server.request("POST", "/v1/batch", BATCH)).status == 200
+    wire = Wire(runner, STREAM)
+    await until(lambda: wire.written > PIECE)
+    await overloaded(await server.request("GET", "/v1/kv/0"))
+    while wire.written < 500 * KiB:
+        wire.take()
+        await swept()
+    wire.take()
+    await swept()
+    assert (await server.request("GET", "/v1/kv/0")).status == 200
+    assert not wire.is_closing()
 
 
 @pytest.mark.parametrize("settings", [SMALL_ROOM])

@@ -144,6 +144,8 @@ class Connection(asyncio.Protocol):
 class Stream(asyncio.Protocol):
     """Follows the changes as server-sent events, asked for as by HTTP/1.0: they go on to the close."""
 
+    _transport: asyncio.Transport
+
     def __init__(self, target: str, since: int) -> None:
         #: what was received, line by line; None at the end
         self.lines: asyncio.Queue[str | None] = asyncio.Queue()
@@ -153,10 +155,15 @@ class Stream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask."""
-        cast(asyncio.Transport, transport).write(
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(
             f"GET {self._target} HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n"
             f"Last-Event-ID: {self._since}\r\n\r\n".encode()
         )
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Take lines apart."""

@@ -4,12 +4,13 @@ server-sent events.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 
 import msgspec
 
-from stress.client import Answer, Closed, Connection, Stream
+from stress.client import Answer, Connection, Stream
 from stress.clients import KNOCK, PATIENCE, Hangs
 from stress.history import History, Item, Sighting
 from stress.wire import items, sighting
@@ -117,17 +118,31 @@ async def follow(
     sightings: list[Sighting],
     since: int,
 ) -> None:
-    """Follow the changes by server-sent events, for ever, and go on where it was when cut off."""
+    """Follow the changes by server-sent events, for ever, and go on where it was when cut off.
+
+    Raises `Behind`.
+    """
+    target = f"/v1/changes?prefix={prefix}"
     while True:
-        last = since
-        try:
-            stream = await connect(partial(Stream, f"/v1/changes?prefix={prefix}", last))
-            while (line := await stream.lines.get()) is not None:
-                if line.startswith("id: "):
-                    last = int(line[4:])
-                elif line.startswith("data: "):
-                    sightings.append(sighting(msgspec.json.decode(line[6:])))
-                    since = last
-        except (ConnectionError, Closed):
-            pass
+        with suppress(ConnectionError):
+            stream = await connect(partial(Stream, target, since))
+            try:
+                since = await _events(stream, sightings, since)
+            finally:
+                stream.close()
         await asyncio.sleep(KNOCK)
+
+
+async def _events(stream: Stream, sightings: list[Sighting], since: int) -> int:
+    """Take events in until the stream ends; return from where to go on."""
+    status = await stream.lines.get()
+    if status is not None and f" {HTTPStatus.GONE.value} " in status:
+        raise Behind(f"a follower is behind the history that is kept, at revision {since}")
+    last = since
+    while (line := await stream.lines.get()) is not None:
+        if line.startswith("id: "):
+            last = int(line[4:])
+        elif line.startswith("data: "):
+            sightings.append(sighting(msgspec.json.decode(line[6:])))
+            since = last
+    return since

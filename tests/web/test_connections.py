@@ -378,6 +378,7 @@ async def test_an_event_takes_room_until_it_is_read(server: Server, runner: web.
     await swept()
     assert (await server.request("GET", "/v1/kv/0")).status == 200
     assert not wire.is_closing()
+    wire.abort()
 
 
 @pytest.mark.parametrize("settings", [SMALL_ROOM])

@@ -59,7 +59,7 @@ def open_directory(path: Path, map_size: int) -> Storage:
     Raises `DataDirectoryError` and what derives from it.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        _make(path)
         lock = _lock(path)
         try:
             return _open(path, map_size, lock)
@@ -82,6 +82,15 @@ def open_directory(path: Path, map_size: int) -> Storage:
         raise DataDamaged(
             f"The data in {path} cannot be read: {error}. Restore it from a backup."
         ) from error
+
+
+def _make(path: Path) -> None:
+    path = path.absolute()
+    new = [folder for folder in path.parents if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    # What `_open` does for the directory itself, and with every start, for a start may be cut short.
+    for folder in new:
+        _sync(folder.parent)
 
 
 def _open(path: Path, map_size: int, lock: int) -> Storage:

@@ -16,6 +16,7 @@ from kvactor.errors import (
 )
 from kvactor.records import NEVER, TOMBSTONE, encode
 from kvactor.storage.directory import FORMAT, open_directory
+from kvactor.storage.environment import open_environment
 from kvactor.storage.journal import LmdbJournal
 from kvactor.storage.tree import LmdbTree
 from tests.storage.test_contract import MAP_SIZE, append, fold, record, revision
@@ -29,6 +30,35 @@ def test_both_come_back_as_they_were(tmp_path: Path) -> None:
         assert list(storage.journal.replay(storage.tree.applied)) == [revision(2)]
         assert storage.tree.get(b"a") == record(b"a", b"v", 9)
         assert list(storage.tree.expired((0, b""), NEVER)) == [(9, b"a")]
+
+
+def test_p3_every_folder_that_names_a_new_one_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all file systems make a new file's name durable with its bytes, as the tests' one does."""
+    fsync, synced = os.fsync, set()
+
+    def noted(file: int) -> None:
+        synced.add(os.fstat(file).st_ino)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    data = tmp_path / "new" / "er" / "data"
+    open_directory(data, MAP_SIZE).close()
+    folders = [tmp_path, data.parent.parent, data.parent, data, data / "journal", data / "tree"]
+    unsynced = [one for one in (*folders, data / "FORMAT") if one.stat().st_ino not in synced]
+    assert unsynced == []
+
+
+def test_p3_a_commit_is_synced_whole(tmp_path: Path) -> None:
+    """A power cut shows it, too, where there may be one."""
+    env = open_environment(tmp_path, MAP_SIZE)
+    flags = env.flags()
+    env.close()
+    assert flags["sync"]
+    assert flags["metasync"]
+    assert not flags["writemap"]
+    assert not flags["map_async"]
 
 
 def test_a_directory_has_one_user_at_a_time(tmp_path: Path) -> None:

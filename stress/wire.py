@@ -2,7 +2,8 @@
 table of it is `WIRE`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +27,21 @@ class Wire(NamedTuple):
 
     request: Callable[[Step], Request]
     statuses: frozenset[int]
-    result: Callable[[Answer], Any]
+    said: Callable[[Answer], Any]
+
+    def result(self, answer: Answer) -> Any:
+        """Return what an answer says. Raises `ValueError` if it answers something else."""
+        with _asked(answer):
+            return self.said(answer)
+
+
+@contextmanager
+def _asked(answer: Answer) -> Iterator[None]:
+    try:
+        yield
+    except (LookupError, TypeError, msgspec.MsgspecError) as error:
+        what = f"{answer.status} {answer.body[:200]!r}"
+        raise ValueError(f"the answer {what} is none to what was asked: {error!r}") from error
 
 
 def _json(answer: Answer) -> Any:
@@ -138,12 +153,13 @@ def batch(steps: list[Step]) -> Request:
 
 
 def batched(steps: list[Step], answer: Answer) -> list[Step]:
-    """Return the steps with what the answer says of them."""
-    results = _json(answer)["results"]
-    return [
-        resulting(step, _OPERATIONS[step.what][1](result))
-        for step, result in zip(steps, results, strict=True)
-    ]
+    """Return the steps with what the answer says of them. Raises `ValueError` as `Wire.result` does."""
+    with _asked(answer):
+        results = _json(answer)["results"]
+        return [
+            resulting(step, _OPERATIONS[step.what][1](result))
+            for step, result in zip(steps, results, strict=True)
+        ]
 
 
 def resulting(step: Step, result: Any) -> Step:

@@ -418,6 +418,27 @@ def test_what_is_frozen_is_read_until_it_is_folded_and_the_journal_keeps_its_his
     assert not desk.owner.behind
 
 
+def test_what_is_overwritten_while_it_is_folded_is_read_anew() -> None:
+    tree = HeldTree()
+    desk = Desk(tree=tree, settings=Settings(memtable_size=1))
+    for key in (b"a", b"b", b"c"):
+        desk.ask(put(key, b"old"))
+    # The first of them is being folded; now the others are, while the first is in the tree.
+    tree.release()
+    desk.settle()
+    assert tree.pending
+    desk.ask(put(b"a", b"new"))
+    desk.ask(put(b"b", b"new"))
+    desk.ask(Delete(b"c"))
+    desk.ask(Open("t"))
+    for within in (OUTSIDE, "t"):
+        assert value_of(desk.ask(Get(b"a", within)).result) == b"new"
+        assert value_of(desk.ask(Get(b"b", within)).result) == b"new"
+        assert isinstance(desk.ask(Get(b"c", within)).error, KeyNotFound)
+        items = desk.ask(Range(within=within)).result.items
+        assert [(key, value_of(record)) for key, record in items] == [(b"a", b"new"), (b"b", b"new")]
+
+
 def test_a_restart_replays_what_is_not_folded_and_counts_right() -> None:
     journal, tree = MemoryJournal(), HeldTree()
     desk = Desk(journal, tree, Settings(memtable_size=1))

@@ -4,7 +4,10 @@ What takes a process to show (kill -9, signals) is in tests/process.
 """
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,21 @@ from kvactor.errors import (
     TransactionTooLarge,
     ValueTooLarge,
 )
-from kvactor.messages import SHARED, Begin, Commit, Delete, Get, Message, Open, Range, Set, Status, Tick
+from kvactor.messages import (
+    SHARED,
+    Batch,
+    Begin,
+    Commit,
+    Delete,
+    DeleteRange,
+    Get,
+    Message,
+    Open,
+    Range,
+    Set,
+    Status,
+    Tick,
+)
 from kvactor.owner import Owner
 from kvactor.records import decode, decode_revision, value_of
 from kvactor.settings import Settings
@@ -175,6 +192,19 @@ def test_p5_a_revision_is_atomic_in_the_store_and_in_the_journal() -> None:
     assert len(Desk(journal, MemoryTree()).ask(Range()).result.items) == 3
 
 
+def test_p5_a_commit_is_one_revision_however_many_keys_it_has() -> None:
+    journal = HeldJournal(holding=False)
+    desk = Desk(journal)
+    many = [put(b"%d" % number) for number in range(10_000)]
+    assert desk.ask(Batch((), tuple(many))).revision == 1
+    desk.ask(Open("t"))
+    for one in many:
+        desk.ask(put(one.key, b"2", "t"))
+    assert desk.ask(Commit("t")).revision == 2
+    assert desk.ask(DeleteRange(b"", None)).revision == 3
+    assert [len(decode_revision(*row).changes) for row in journal.rows.items()] == [len(many)] * 3
+
+
 def test_p6_isolated_transactions_are_strictly_serializable_phantoms_included() -> None:
     # tests/test_interleavings.py enumerates; these are the three that everyone asks for.
     pairs: list[list[Message[Any]]] = [
@@ -260,6 +290,20 @@ def test_p8_keys_values_depth_number_and_size_of_transactions_are_bounded() -> N
     assert desk.ask(Open("u")).error is None
 
 
+@pytest.mark.parametrize("within", [SHARED, "t"])
+def test_p8_what_inner_levels_have_committed_counts_among_a_transactions_bytes(within: Any) -> None:
+    desk = Desk(settings=Settings(max_transaction_size=5000))
+    desk.ask(Open("t"))
+    desk.ask(Begin(within))
+    errors: list[BaseException | None] = []
+    for number in range(100):
+        desk.ask(Begin(within))
+        errors.append(desk.ask(put(b"%d" % number, b"v" * 100, within)).error)
+        assert desk.ask(Commit(within)).error is None
+    assert errors[:10] == [None] * 10
+    assert isinstance(errors[-1], TransactionTooLarge)
+
+
 def test_p8_writes_stop_below_the_floor_of_free_space_and_reads_go_on() -> None:
     desk = Desk()
     desk.ask(put(b"a"))
@@ -303,10 +347,16 @@ def history(journal: HeldJournal) -> list[object]:
         desk.tell(Tick(1 << 40))
         journal.release()
         desk.settle()
+    # Many keys that end at once, some of them folded.
+    for n in range(20):
+        said.append(desk.ask(Set(b"last%d" % n, b"", "text/plain", ttl=10)))
     journal.holding = False
     while journal.pending:
         journal.release()
         desk.settle()
+    desk.now += 20
+    desk.tell(Tick(1 << 40))
+    assert desk.ask(Range(b"last", b"last~")).result.items == []
     return [
         (type(one.error), str(one.error), one.revision) if one.error else (one.revision, one.result)
         for one in said
@@ -316,11 +366,31 @@ def history(journal: HeldJournal) -> list[object]:
 def test_p9_the_same_messages_clock_and_ids_give_the_same_replies_and_the_same_journal() -> None:
     first, second = HeldJournal(), HeldJournal()
     replies = history(first)
-    assert len(replies) == 660
+    assert len(replies) == 680
     assert {type(reply) for reply in replies} == {tuple}
     assert replies == history(second)
     assert first.rows == second.rows
     assert first.rows
+
+
+def played() -> str:
+    """Return all replies to the piece, and the journal's rows."""
+    journal = HeldJournal()
+    return repr((history(journal), journal.rows))
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_p9_the_hashes_of_a_process_decide_nothing(seed: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", "from tests.test_promises import played; print(played())"],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert ended.stdout == f"{played()}\n"
 
 
 def test_p9_a_disk_gets_byte_for_byte_what_memory_gets(tmp_path: Path) -> None:

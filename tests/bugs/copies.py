@@ -22,7 +22,7 @@ GRACE: Final = 30.0
 _PYTEST: Final = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly")
 
 #: Who has failed: a test, or a file that cannot even be read; and what a run of stress has found.
-_FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
+_FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", re.MULTILINE)
 _VIOLATION: Final = re.compile(r"^VIOLATION: .+$", re.MULTILINE)
 
 

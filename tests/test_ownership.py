@@ -1,8 +1,9 @@
-"""P1, from within: only the loop's thread touches what the owner has, and nobody reaches into what is
+"""P1, from within: only the owner's coroutine touches what it has, and nobody reaches into what is
 another's.
 """
 
 import ast
+import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -18,53 +19,73 @@ from kvactor.actor import StoreActor
 from kvactor.changes import Feed
 from kvactor.messages import Changes, Commit, Get, Open, Set
 from kvactor.operations import Operations
-from kvactor.owner import Owner
 from kvactor.replies import HeldReplies
 from kvactor.sessions import Sessions
 from kvactor.settings import Settings
 from kvactor.storage.directory import open_directory
 from kvactor.store import Store
 
-#: What only the loop's thread may call.
-OWNED: Final = (StoreActor, Owner, Operations, Sessions, Store, HeldReplies, Feed)
+#: What only the owner's coroutine may call, once it runs.
+OWNED: Final = (Operations, Sessions, Store, HeldReplies, Feed)
 
-#: What other threads call, to have the loop be told.
+#: What other threads call, to have the loop be told; and what the loop calls then.
 DOOR: Final = "StoreActor._post"
+INSIDE: Final = "StoreActor._put"
+
+#: Seconds after which what is waited for has failed to happen.
+PATIENCE: Final = 10
 
 
-async def test_p1_whatever_the_disk_does_only_the_loops_thread_touches_what_the_owner_has(
+async def test_p1_whatever_the_disk_does_only_the_owners_coroutine_touches_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    threads: dict[str, set[int]] = defaultdict(set)
+    callers: dict[str, set[tuple[int, str]]] = defaultdict(set)
 
     def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def wrapper(*arguments: Any, **named: Any) -> Any:
-            threads[name].add(threading.get_ident())
+            callers[name].add((threading.get_ident(), running()))
             return function(*arguments, **named)
 
         return wrapper
 
+    # So that flushes and folds follow one another, each in a thread of its own, and ticks among them.
+    monkeypatch.setattr("kvactor.actor.TICK", 0.001)
+    actor = StoreActor(open_directory(tmp_path, 1 << 30), Settings(memtable_size=1))
     for kind in OWNED:
         for name, function in list(vars(kind).items()):
             if isfunction(function):
                 monkeypatch.setattr(kind, name, noted(f"{kind.__name__}.{name}", function))
-    # So that flushes and folds follow one another, each in a thread of its own.
-    actor = StoreActor(open_directory(tmp_path, 1 << 30), Settings(memtable_size=1))
+    for name in (DOOR, INSIDE):
+        method = name.rpartition(".")[2]
+        monkeypatch.setattr(StoreActor, method, noted(name, getattr(StoreActor, method)))
+    # The owner keeps what it was given when it was made.
+    monkeypatch.setattr(actor._owner, "_post", actor._post)
     await actor.start()
     reader = actor.ask(Changes(0, 1, wait=True))
-    for number in range(5):
-        await actor.ask(Open(f"{number}"))
-        await actor.ask(Set(b"key", b"%d" % number, "text/plain", f"{number}"))
-        await actor.ask(Commit(f"{number}"))
-        await actor.ask(Get(b"key"))
-    assert (await reader).result[0].number == 1
-    await actor.stop()
-    others = threads.pop(DOOR)
-    assert len(others) > 1, "nothing was told by another thread, so nothing was tested"
-    assert {"Store.apply", "Store.thaw", "HeldReplies.release", "StoreActor._put"} <= threads.keys()
-    elsewhere = {name for name, idents in threads.items() if idents != {threading.get_ident()}}
-    assert elsewhere == set()
+    async with asyncio.timeout(PATIENCE):
+        while "Sessions.sweep" not in callers or "Store.thaw" not in callers:
+            await actor.ask(Open("t"))
+            await actor.ask(Set(b"key", b"", "text/plain", "t"))
+            await actor.ask(Commit("t"))
+            await actor.ask(Get(b"key"))
+        assert (await reader).result[0].number == 1
+        await actor.stop()
+    outside = callers.pop(DOOR)
+    assert {thread for thread, _ in outside} - {threading.get_ident()}, "no other thread told anything"
+    assert {thread for thread, _ in callers.pop(INSIDE)} == {threading.get_ident()}
+    assert {"Store.apply", "HeldReplies.release", "Feed.publish"} <= callers.keys()
+    owner = {(threading.get_ident(), actor.done.get_name())}
+    assert {name: who for name, who in callers.items() if who != owner} == {}
+
+
+def running() -> str:
+    """Return the name of the task that runs; empty for a callback, and in other threads."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return ""
+    return task.get_name() if task is not None else ""
 
 
 #: A name with an underscore that is there for everybody.

@@ -17,7 +17,7 @@ from kvactor import errors
 from kvactor.actor import StoreActor
 from kvactor.web.answers import answer
 from kvactor.web.door import Door
-from kvactor.web.requests import Room
+from kvactor.web.requests import SMALL, Room
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +122,10 @@ class Edge:
             try:
                 check(request)
                 answered = await handler(request)
-                if isinstance(answered, web.Response) and isinstance(answered.body, bytes):
-                    take(len(answered.body), refuse=refuse)
+                if isinstance(answered, web.Response):
+                    body = answered.body
+                    if isinstance(body, bytes) and len(body) > SMALL:
+                        take(len(body), refuse=refuse)
             except errors.KvactorError as error:
                 metrics.errors[error.code] += 1
                 if isinstance(error, errors.RecordDamaged):

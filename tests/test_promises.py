@@ -174,6 +174,23 @@ async def test_p4_every_asker_gets_exactly_one_answer(actor: StoreActor, journal
     assert [future.result().revision for future in waiting] == [2, 3, 1]
 
 
+async def test_p4_a_stop_waits_for_the_flush_of_what_was_accepted(
+    actor: StoreActor, journal: HeldJournal
+) -> None:
+    journal.holding = True
+    waiting = actor.ask(put(b"a"))
+    while not journal.pending:
+        await asyncio.sleep(0)
+    stopping = asyncio.create_task(actor.stop())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not actor.done.done()
+    journal.release()
+    async with asyncio.timeout(PATIENCE):
+        assert (await waiting).revision == 1
+        await stopping
+
+
 def test_p5_a_revision_is_atomic_in_the_store_and_in_the_journal() -> None:
     journal, tree = HeldJournal(), HeldTree()
     desk = Desk(journal, tree, Settings(memtable_size=1))

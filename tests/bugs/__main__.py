@@ -64,7 +64,7 @@ def _parse() -> argparse.Namespace:
         default=os.cpu_count() or 1,
         help="bugs at once (default: one for each core)",
     )
-    add("--limit", type=float, default=600.0, help="seconds for a bug, beyond which it hangs (600)")
+    add("--limit", type=float, default=300.0, help="seconds for a bug, beyond which it hangs (300)")
     add("--named", action="store_true", help="run what is to catch a bug, and never the whole suite")
     add("--unproven", action="store_true", help="do not run the tests without a bug first")
     return parser.parse_args()

@@ -191,3 +191,21 @@ def test_a_journal_row_of_a_megabyte_is_no_problem(tmp_path: Path) -> None:
     journal = LmdbJournal(tmp_path, MAP_SIZE)
     assert list(journal.replay(0)) == [large]
     journal.close()
+
+
+def test_p10_a_flush_that_has_failed_is_told_and_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = lmdb.DiskError("Input/output error")
+    tries: list[int] = []
+    told: list[BaseException | None] = []
+
+    def fail(_: LmdbJournal, __: object, rows: list[tuple[bytes, bytes]]) -> None:
+        tries.append(len(rows))
+        raise failure
+
+    journal = LmdbJournal(tmp_path, MAP_SIZE)
+    monkeypatch.setattr(LmdbJournal, "_write", fail)
+    journal.append([revision(1), revision(2)], told.append)
+    journal.close()
+    assert (tries, told) == ([2], [failure])

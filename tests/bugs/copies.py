@@ -19,6 +19,9 @@ from tests.bugs import is_command
 #: Seconds that whatever is told to stop has for it: tests that mount something unmount it again.
 GRACE: Final = 30.0
 
+#: How what was found begins if a run had to be stopped.
+HANGS: Final = "a hang"
+
 _PYTEST: Final = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly")
 
 #: Who has failed: a test, or a file that cannot even be read; and what a run of stress has found.
@@ -76,7 +79,7 @@ class Copy:
             ended = self.run((*_PYTEST, "-x", *catcher), limit)
             found = _FAILED.findall(ended.out)
         if ended.status is None:
-            return f"the time limit of {limit:g} s: {' '.join(catcher)}"
+            return f"{HANGS} for {limit:.0f} s: {' '.join(catcher)}"
         if ended.status == 0:
             return ""
         if not found or (not is_command(tuple(catcher)) and "::" not in found[0]):

@@ -43,6 +43,9 @@ def main() -> int:
     except (Hangs, Failed, ValueError) as error:
         return fail(error, history, path)
     except (Behind, OSError) as error:
+        if arguments.url is None and isinstance(error, Behind):
+            # Its own server keeps a history that is long enough.
+            return fail(error, history, path)
         print(f"stress: nothing can be said: {error}", file=sys.stderr)
         return 2
     show(history, outcome)

@@ -34,6 +34,10 @@ _SECONDS = 1.0
 _WITHIN = 0.5
 
 
+#: Lines of a failed server's log that are shown.
+_LINES = 20
+
+
 class Failed(Exception):
     """The server did not start, or has ended otherwise than it was told to."""
 
@@ -44,6 +48,7 @@ class Server:
     def __init__(self, directory: Path, faults: Collection[str]) -> None:
         self.port = 0
         self._directory = directory
+        self._log = directory / "log"
         self._failpoints = _SLOW if "slow-disk" in faults else ()
         #: the failpoints that are free
         self.points = [
@@ -52,11 +57,6 @@ class Server:
             if not any(one.startswith(f"{point}=") for one in self._failpoints)
         ]
         self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def log(self) -> Path:
-        """What it writes to standard error."""
-        return self._directory / "log"
 
     async def start(self, *failpoints: str) -> None:
         """Start it, with failpoints. Raises `Failed`."""
@@ -68,7 +68,7 @@ class Server:
             name: text for name, text in os.environ.items() if not name.startswith("KVACTOR_")
         }
         armed = ",".join((*self._failpoints, *failpoints))
-        with self.log.open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 stdout=asyncio.subprocess.PIPE,
@@ -79,8 +79,13 @@ class Server:
         line = (await self._process.stdout.readline()).decode()
         ready = re.search(r" ready at http://127\.0\.0\.1:(\d+),", line)
         if ready is None:
-            raise Failed(f"the server did not start; its log is {self.log}")
+            raise self.failure("did not start")
         self.port = int(ready[1])
+
+    def failure(self, what: str) -> Failed:
+        """Return the error that says what it did, and what it has said of it."""
+        end = self._log.read_text(errors="replace").splitlines()[-_LINES:]
+        return Failed("\n".join([f"the server {what}; its log ends with", *end]))
 
     def tell(self, number: signal.Signals) -> None:
         """Send it a signal, if it is still there."""
@@ -100,7 +105,7 @@ class Server:
         """Stop it well. Raises `Failed`."""
         self.tell(signal.SIGTERM)
         if status := await self.wait():
-            raise Failed(f"the server ended with status {status}; its log is {self.log}")
+            raise self.failure(f"ended with status {status}")
 
 
 class Trouble:
@@ -154,9 +159,7 @@ class Trouble:
         """Raise `Failed` unless the server runs, or has come to its failpoint."""
         if ended.done():
             if not armed:
-                raise Failed(
-                    f"the server ended with status {ended.result()}; its log is {self._server.log}"
-                )
+                raise self._server.failure(f"ended with status {ended.result()}")
             self.within += 1
 
     async def _wait_beside(self, ended: "asyncio.Task[int]") -> None:

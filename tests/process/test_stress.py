@@ -2,7 +2,9 @@
 theirs.
 """
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,6 +113,27 @@ def test_a_violation_is_shown_saved_and_said_by_the_exit_status(tmp_path: Path) 
     assert f"VIOLATION: A write was acknowledged at revision {lost.revision}" in ended.out
     assert f'put("{lost.steps[0].key}", "{lost.steps[0].argument}")' in ended.out
     assert msgspec.json.decode(file.read_bytes())
+
+
+def test_that_the_server_ends_by_itself_is_a_violation_and_its_log_is_shown(tmp_path: Path) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-m", "stress", "--dir", str(tmp_path), "--seconds", str(PATIENCE)],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with run:
+        assert run.stderr is not None
+        assert "operations" in run.stderr.readline()
+        [server] = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        os.kill(int(server), signal.SIGTERM)
+        said, _ = run.communicate(timeout=PATIENCE)
+    assert run.returncode == 1
+    assert "VIOLATION: the server ended with status 0; its log ends with\n" in said
+    assert "INFO kvactor.cli: stopped at revision " in said
 
 
 @pytest.mark.parametrize(

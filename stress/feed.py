@@ -33,26 +33,26 @@ class Reader:
         self._prefix = prefix
         self._connection: Connection | None = None
 
-    async def _ask(self, target: str) -> Answer:
+    async def _ask(self, target: str, method: str = "GET") -> Answer:
         try:
             async with asyncio.timeout(PATIENCE):
-                return await self._insist(target)
+                return await self._insist(method, target)
         except TimeoutError:
-            raise Hangs(f"no answer to GET {target} for {PATIENCE:g} s") from None
+            raise Hangs(f"no answer to {method} {target} for {PATIENCE:g} s") from None
 
-    async def _insist(self, target: str) -> Answer:
+    async def _insist(self, method: str, target: str) -> Answer:
         while True:
             try:
                 if self._connection is None or not self._connection.open:
                     self._connection = await self._connect()
-                answer = await self._connection.ask("GET", target)
+                answer = await self._connection.ask(method, target)
             except ConnectionError:
                 await asyncio.sleep(KNOCK)
                 continue
             if answer.ok:
                 return answer
             if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-                raise Behind(f"GET {target} was refused: {answer.code}")
+                raise Behind(f"{method} {target} was refused: {answer.code}")
             await asyncio.sleep(KNOCK)
 
     async def revision(self) -> int:
@@ -76,6 +76,10 @@ class Reader:
             if following is None:
                 return found
             cursor = f"&cursor={following}"
+
+    async def clear(self) -> None:
+        """Remove all keys. Raises `Behind` if there are more than the server removes at once."""
+        await self._ask(f"/v1/kv?prefix={self._prefix}", "DELETE")
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -100,7 +100,9 @@ async def run(plan: Plan, history: History) -> Outcome:
         await _all(stage, [client.play() for client in clients], background, trouble)
         seconds = time.monotonic() - began
         await complete(reader, history)
-        if server is not None:
+        if server is None:
+            await reader.clear()
+        else:
             await server.end()
         kills, within, pauses = (
             (trouble.kills, trouble.within, trouble.pauses) if trouble else (0, 0, 0)

@@ -39,9 +39,12 @@ class Stage:
         keys: int = 200,
         hot: bool = False,
         operations: int | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.connect = connect
         self.history = history
+        #: seconds by which operations are timed; of the loop, if it is not given
+        self.now = clock or asyncio.get_running_loop().time
         #: how many operations are left; None: until it is `over`
         self.left = operations
         self.over = False
@@ -85,7 +88,7 @@ class Client:
         self._programs, self._weights = list(mix), list(mix.values())
         self._connection: Connection | None = None
         self._made = 0
-        self.now = asyncio.get_running_loop().time
+        self.now = stage.now
 
     async def play(self) -> None:
         """Do one thing after the other until all is done.

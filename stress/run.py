@@ -76,7 +76,14 @@ async def run(plan: Plan, history: History) -> Outcome:
         async def connect(make: Callable[[], P]) -> P:
             return (await asyncio.get_running_loop().create_connection(make, host, port))[1]
 
-        stage = Stage(lambda: connect(Connection), history, plan.keys, plan.hot, plan.operations)
+        stage = Stage(
+            lambda: connect(Connection),
+            history,
+            plan.keys,
+            plan.hot,
+            plan.operations,
+            time.monotonic,  # uvloop counts in milliseconds
+        )
         (await stage.connect()).close()
         reader = Reader(stage.connect, history.prefix)
         stack.callback(reader.close)

@@ -9,7 +9,6 @@ its promises.
     history     what clients did and were told, as data that can be saved
     model       what a server is to do: a dict, and a stack of dicts
     checker     is a history strictly serializable? Judged by the revisions in its answers
-    search      the same, judged by nothing but time: slow, and independent
     feed        followers of the changes
     servers     the server under stress, and what befalls it
     report      progress, and the table at the end

@@ -48,16 +48,22 @@ class Ended(NamedTuple):
     log: str
 
 
-def run(*arguments: str, cwd: Path, environ: Mapping[str, str] | None = None) -> Ended:
-    """Run `kvactor` to its end."""
+def run(
+    *arguments: str,
+    cwd: Path,
+    environ: Mapping[str, str] | None = None,
+    program: Sequence[str] = KVACTOR,
+    patience: float = PATIENCE,
+) -> Ended:
+    """Run `kvactor`, or another program, to its end."""
     ended = subprocess.run(
-        [sys.executable, *KVACTOR, *arguments],
+        [sys.executable, *program, *arguments],
         cwd=cwd,
         env=environment(environ),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=patience,
         check=False,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)

@@ -16,8 +16,9 @@ import pytest
 from stress.history import load
 from tests.process.clients import Client
 from tests.process.conftest import Start
-from tests.process.servers import Ended, environment
+from tests.process.servers import Ended, environment, run
 from tests.sizes import size
+from tests.stress.search import linearizable
 
 OPERATIONS = size("operations")
 
@@ -26,17 +27,7 @@ PATIENCE = 1800
 
 
 def stress(*arguments: str, cwd: Path) -> Ended:
-    ended = subprocess.run(
-        [sys.executable, "-m", "stress", "--dir", str(cwd), *arguments],
-        cwd=cwd,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
+    return run("--dir", str(cwd), *arguments, cwd=cwd, program=("-m", "stress"), patience=PATIENCE)
 
 
 def passed(ended: Ended) -> str:
@@ -93,6 +84,19 @@ def test_a_server_of_the_users_own_is_stressed_again_and_again_without_asserts_t
     assert server.stop() == 0
 
 
+def test_a_judge_that_tries_every_order_and_knows_no_revisions_agrees(
+    start: Start, tmp_path: Path
+) -> None:
+    server = start()
+    few = ("--clients", "4", "--operations", "16", "--keys", "3", "--followers", "0")
+    for seed in range(6):
+        address = f"http://{server.host}:{server.port}"
+        passed(stress(address, *few, "--seed", str(seed), "--save", "history", cwd=tmp_path))
+        operations = load(tmp_path / "history").operations
+        assert len(operations) >= 16
+        assert linearizable(operations)
+
+
 def test_a_mix_is_what_is_done(tmp_path: Path) -> None:
     ended = stress(
         *("--operations", "300", "--mix", "put=1,shared=1", "--followers", "0", "--save", "history"),
@@ -118,7 +122,7 @@ def test_a_violation_is_shown_saved_and_said_by_the_exit_status(tmp_path: Path) 
 
 
 def test_that_the_server_ends_by_itself_is_a_violation_and_its_log_is_shown(tmp_path: Path) -> None:
-    run = subprocess.Popen(
+    running = subprocess.Popen(
         [sys.executable, "-m", "stress", "--dir", str(tmp_path), "--seconds", str(PATIENCE)],
         cwd=tmp_path,
         env=environment(),
@@ -127,13 +131,13 @@ def test_that_the_server_ends_by_itself_is_a_violation_and_its_log_is_shown(tmp_
         stderr=subprocess.PIPE,
         text=True,
     )
-    with run:
-        assert run.stderr is not None
-        assert "operations" in run.stderr.readline()
-        [server] = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    with running:
+        assert running.stderr is not None
+        assert "operations" in running.stderr.readline()
+        [server] = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
         os.kill(int(server), signal.SIGTERM)
-        said, _ = run.communicate(timeout=PATIENCE)
-    assert run.returncode == 1
+        said, _ = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 1
     assert "VIOLATION: the server ended with status 0; its log ends with\n" in said
     assert "INFO kvactor.cli: stopped at revision " in said
 

@@ -11,7 +11,7 @@ from sortedcontainers import SortedDict
 from stress.checker import check
 from stress.history import NEVER, History, Item, Operation, Sighting, Step
 from stress.model import Run, State
-from stress.search import linearizable
+from tests.stress.search import linearizable
 
 KEYS = ("a", "b")
 OPERATIONS = 7

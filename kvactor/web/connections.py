@@ -42,7 +42,22 @@ MANNERS = 2.0
 OTHER_FILES = 100
 
 
-class _Connection(web.RequestHandler):
+class _Handler(web.RequestHandler):
+    """A connection that no stop waits for before a request has come.
+
+    aiohttp's own waits for one that was made right before the stop: its task, which has not begun to
+    listen, does not hear of it, and what arrives is dropped.
+    """
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        super().close()
+        if not self._request_count:
+            self.force_close()
+
+
+class _Connection(_Handler):
     """A connection that knows since when it waits for its client to read."""
 
     __slots__ = ("__weakref__", "_of", "left", "since", "wire")
@@ -88,9 +103,8 @@ class Connections(web.Server):
         self._limits = limits
         self._actor = actor
         self._settings = settings
-        self._refusing = web.Server(
-            self._refuse, **{**limits, "keepalive_timeout": MANNERS, "lingering_time": MANNERS}
-        )
+        self._refusing = web.Server(self._refuse)
+        self._refused = {**limits, "keepalive_timeout": MANNERS, "lingering_time": MANNERS}
         # Weak, because a connection that fails before it is made is never told of its end.
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
         # In the order in which they have become so: the same each time (P9).
@@ -101,7 +115,7 @@ class Connections(web.Server):
     def __call__(self) -> web.RequestHandler:
         """Return a connection's protocol."""
         if len(self._open) >= self._settings.max_connections:
-            return self._refusing()
+            return _Handler(self._refusing, loop=self._loop, **self._refused)
         connection = _Connection(self, **self._limits)
         self._open.add(connection)
         self._actor.metrics.connections = len(self._open)

@@ -238,6 +238,37 @@ async def test_a_stop_does_not_wait_in_the_middle_of_an_event(
     assert wire.aborted
 
 
+HEALTH = message("GET", "/healthz")
+
+
+@pytest.mark.parametrize("settings", [Settings(max_connections=1)])
+@pytest.mark.parametrize("data", [b"", HEALTH[:10]])
+async def test_a_stop_does_not_wait_for_connections_that_were_made_right_before_it(
+    server: Server, runner: web.AppRunner, data: bytes
+) -> None:
+    # None of their tasks has begun, and the second one is one too many.
+    wires = [Wire(runner, data) for _ in range(2)]
+    assert runner.server is not None
+    runner.server.pre_shutdown()
+    async with asyncio.timeout(PATIENCE):
+        await runner.server.shutdown(600)
+    assert all(wire.is_closing() for wire in wires)
+
+
+async def test_a_request_that_came_right_before_a_stop_is_answered(
+    server: Server, runner: web.AppRunner
+) -> None:
+    wire = Wire(runner, HEALTH)
+    assert runner.server is not None
+    runner.server.pre_shutdown()
+    stopping = asyncio.create_task(runner.server.shutdown(600))
+    await until(lambda: wire.size > 0)
+    wire.take()
+    async with asyncio.timeout(PATIENCE):
+        await stopping
+    assert wire.is_closing()
+
+
 @pytest.mark.parametrize("settings", [PATIENT])
 @pytest.mark.parametrize("field", [b"Connection: close", b"Connection: keep-alive"])
 async def test_the_smallest_answer_that_is_not_taken_is_watched_as_a_large_one_is(

@@ -8,6 +8,8 @@ data. The map of the house, in reading order:
     transactions    overlays, read sets, who has read what
     store           the stack of overlays on the tree, from a staged write down to disk
     sessions        which transactions are open, and how they end
+    access          reading and writing keys: what an answer rests on, what a transaction depends on
+    units           what is done whole or not at all, and once
     operations      what each operation on keys does, outside of transactions and within them
     changes         the feed: the durable revisions, in order, for whoever follows
     replies         where answers go, and when
@@ -22,8 +24,8 @@ data. The map of the house, in reading order:
     settings, errors, cli
     failpoints      where tests have a write's way down to disk broken off; off unless asked for
 
-Imports run one way: web -> actor -> owner -> operations, changes -> sessions, store, transactions,
-replies, metrics -> storage -> records, messages, errors, settings.
+Imports run one way: web -> actor -> owner -> operations, changes -> units -> access -> sessions, store,
+transactions, replies, metrics -> storage -> records, messages, errors, settings.
 """
 
 __version__ = "0.1.0"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Final
 
+from kvactor.access import Access
 from kvactor.changes import Feed
 from kvactor.errors import DataDamaged, KvactorError, NoTransaction
 from kvactor.messages import (
@@ -94,9 +95,8 @@ class Owner:
         self._store = Store(tree)
         self._store.recover(journal.replay(tree.applied))
         self._sessions = Sessions(settings)
-        self._operations = operations = Operations(
-            self._store, self._sessions, settings, self.free_space()
-        )
+        self._access = Access(self._store, self._sessions, settings, self.free_space())
+        operations = Operations(self._access, self._store, settings)
         self._feed = Feed(journal)
         self._stopping = False
         self.held = HeldReplies()
@@ -158,7 +158,7 @@ class Owner:
         until it has caught up. Any exception leaves the owner in an unknown state: whoever called
         must end the process (P10).
         """
-        self._operations.now = max(now, self._operations.now)
+        self._access.now = max(now, self._access.now)
         self._handle_all(envelopes)
         store = self._store
         if store.staging and not store.flushing:
@@ -173,8 +173,8 @@ class Owner:
             self._handle(message, reply)
 
     def _handle(self, message: Message[Any], reply: Reply | None) -> None:
-        operations = self._operations
-        operations.rests_on = 0
+        access = self._access
+        access.rests_on = 0
         revision = durable = self._store.revision
         outcome: Outcome
         try:
@@ -184,13 +184,13 @@ class Owner:
             if result is LATER:
                 self._feed.wait(message, reply)
                 return
-            if operations.rests_on > durable:
-                revision = operations.rests_on
+            if access.rests_on > durable:
+                revision = access.rests_on
             outcome = Answer(revision, result)
         except KvactorError as error:
             if reply is None:
                 return
-            revision = error.revision = max(operations.rests_on, error.rests_on, durable)
+            revision = error.revision = max(access.rests_on, error.rests_on, durable)
             outcome = error
         if revision > durable:
             self.held.hold(revision, reply, outcome)
@@ -200,39 +200,39 @@ class Owner:
     # -- transactions --
 
     def _open(self, message: Open) -> TransactionState:
-        return _state(self._sessions.open(message.id, message.idle_timeout, self._operations.now))
+        return _state(self._sessions.open(message.id, message.idle_timeout, self._access.now))
 
     def _inspect(self, message: Inspect) -> TransactionState:
-        transaction = self._sessions.use(message.within, self._operations.now)
+        transaction = self._access.transaction(message.within)
         if transaction is None:
             raise NoTransaction("No transaction is open")
         return _state(transaction)
 
     def _begin(self, message: Begin) -> TransactionState:
-        return _state(self._sessions.begin(message.within, self._operations.now))
+        return _state(self._sessions.begin(message.within, self._access.now))
 
     def _rollback(self, message: Rollback) -> TransactionState:
-        return _state(self._sessions.rollback(message.within, self._operations.now, whole=False))
+        return _state(self._sessions.rollback(message.within, self._access.now, whole=False))
 
     def _drop(self, message: Drop) -> TransactionState:
-        return _state(self._sessions.rollback(message.within, self._operations.now, whole=True))
+        return _state(self._sessions.rollback(message.within, self._access.now, whole=True))
 
     def _commit(self, message: Commit) -> TransactionState:
         repeated = self._sessions.committed(message.within)
         if repeated is not None and isinstance(message.within, str):
-            self._operations.rests_on = repeated
+            self._access.rests_on = repeated
             return TransactionState(message.within, 0)
-        transaction = self._sessions.to_commit(message.within, self._operations.now)
+        transaction = self._sessions.to_commit(message.within, self._access.now)
         if transaction.depth == 1 and transaction.overlays[0]:
-            self._operations.check_space()
+            self._access.check_space()
         changes = transaction.commit()
         if changes is not None:
             # What it told its client has to be durable before it may say that all went well.
-            self._operations.rests_on = transaction.rests_on
+            self._access.rests_on = transaction.rests_on
             # Its own writes do not doom it, so it leaves the readers first.
             self._sessions.readers.forget(transaction)
-            self._operations.stage(changes.items())
-            transaction.rests_on = self._operations.rests_on
+            self._access.stage(changes.items())
+            transaction.rests_on = self._access.rests_on
             self._sessions.end(transaction, committed=True)
         return _state(transaction)
 
@@ -252,17 +252,17 @@ class Owner:
             held=len(self.held),
             transactions=len(self._sessions.isolated),
             shared_depth=shared.depth if shared else 0,
-            shared_age=self._operations.now - shared.opened_at if shared else 0,
+            shared_age=self._access.now - shared.opened_at if shared else 0,
             memtable_keys=len(store.memtable),
             memtable_bytes=store.memtable.size,
             folded=store.folded,
-            free_space=self._operations.free_space,
+            free_space=self._access.free_space,
         )
 
     def _flush(self) -> None:
         journal, post = self._journal, self._post
         # Until the next tick reads it anew: what is written goes into the journal and into the tree.
-        self._operations.free_space -= 2 * self._store.staging
+        self._access.free_space -= 2 * self._store.staging
         revisions = self._store.seal()
         head = revisions[-1].number
         journal.trim(max(0, min(self._store.folded, head - self._settings.history)) + 1)
@@ -287,13 +287,13 @@ class Owner:
         self._store.thaw()
 
     def _tick(self, message: Tick) -> None:
-        self._operations.free_space = message.free_space
-        self._sessions.sweep(self._operations.now)
+        self._access.free_space = message.free_space
+        self._sessions.sweep(self._access.now)
         self._feed.sweep()
         if message.free_space < self._settings.min_free_space:
             return
-        keys, more = self._store.expired(self._operations.now, SWEEP_LIMIT)
-        self._operations.stage([(key, TOMBSTONE) for key in keys])
+        keys, more = self._store.expired(self._access.now, SWEEP_LIMIT)
+        self._access.stage([(key, TOMBSTONE) for key in keys])
         if more:
             self._post(message)
 

@@ -16,6 +16,8 @@ FLOORS = (
     ("kvactor.actor",),
     ("kvactor.owner",),
     ("kvactor.operations", "kvactor.changes"),
+    ("kvactor.units",),
+    ("kvactor.access",),
     ("kvactor.sessions", "kvactor.store", "kvactor.transactions", "kvactor.replies", "kvactor.metrics"),
     ("kvactor.storage",),
     ("kvactor.records", "kvactor.messages", "kvactor.errors", "kvactor.settings"),
@@ -23,6 +25,8 @@ FLOORS = (
 PURE = (
     "kvactor.owner",
     "kvactor.operations",
+    "kvactor.units",
+    "kvactor.access",
     "kvactor.changes",
     "kvactor.replies",
     "kvactor.sessions",

@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 
 import kvactor
+from kvactor.access import Access
 from kvactor.actor import StoreActor
 from kvactor.changes import Feed
 from kvactor.messages import Changes, Commit, Get, Open, Set
@@ -24,9 +25,10 @@ from kvactor.sessions import Sessions
 from kvactor.settings import Settings
 from kvactor.storage.directory import open_directory
 from kvactor.store import Store
+from kvactor.units import Units
 
 #: What only the owner's coroutine may call, once it runs.
-OWNED: Final = (Operations, Sessions, Store, HeldReplies, Feed)
+OWNED: Final = (Access, Operations, Units, Sessions, Store, HeldReplies, Feed)
 
 #: What other threads call, to have the loop be told; and what the loop calls then.
 DOOR: Final = "StoreActor._post"

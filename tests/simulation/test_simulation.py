@@ -12,10 +12,10 @@ import pytest
 from kvactor.actor import StoreActor
 from kvactor.messages import Answer
 from kvactor.metrics import MeasuredTree
-from kvactor.operations import Operations
 from kvactor.replies import HeldReplies, Outcome, Reply, deliver
 from kvactor.store import Store
 from kvactor.transactions import Readers, Transaction
+from kvactor.units import Units
 from tests.simulation.schedules import simulate
 from tests.sizes import size
 
@@ -102,12 +102,12 @@ def say_that_more_is_folded_than_is_durable(patch: pytest.MonkeyPatch) -> None:
 
 
 def forget_what_was_done_once(patch: pytest.MonkeyPatch) -> None:
-    once = Operations._once
+    once = Units.once
 
-    def anew(operations: Operations, message: Any, kind: Any, do: Any) -> Any:
-        return once(operations, msgspec.structs.replace(message, once=None), kind, do)
+    def anew(units: Units, message: Any, kind: Any, do: Any) -> Any:
+        return once(units, msgspec.structs.replace(message, once=None), kind, do)
 
-    patch.setattr(Operations, "_once", anew)
+    patch.setattr(Units, "once", anew)
 
 
 Bug = Callable[[pytest.MonkeyPatch], None]

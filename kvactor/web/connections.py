@@ -43,18 +43,20 @@ OTHER_FILES = 100
 
 
 class _Handler(web.RequestHandler):
-    """A connection that no stop waits for before a request has come.
+    """A connection that a stop waits for only while it handles a request.
 
-    aiohttp's own waits for one that was made right before the stop: its task, which has not begun to
-    listen, does not hear of it, and what arrives is dropped.
+    aiohttp's own also waits for one that was made right before and has not begun to listen, and for the
+    rest of a body that was refused; and what they send is dropped.
     """
 
     __slots__ = ()
 
-    def close(self) -> None:
-        super().close()
-        if not self._request_count:
-            self.force_close()
+    async def shutdown(self, timeout: float | None = None) -> None:
+        # A request that is there begins to be handled first.
+        await asyncio.sleep(0)
+        if self._task_handler is not None and not self._request_in_progress:
+            self._task_handler.cancel()
+        await super().shutdown(timeout)
 
 
 class _Connection(_Handler):

@@ -80,6 +80,19 @@ async def get_a_key(talk: Talk) -> None:
     assert await talk.good("GET", "/get/a") == b'{"key":"a","value":"old"}'
 
 
+async def get_a_key_on_a_new_connection(talk: Talk) -> None:
+    other = await connected(talk.world)
+    try:
+        await get_a_key(other)
+    finally:
+        other.end()
+
+
+async def have_a_body_refused_that_never_comes(talk: Talk) -> None:
+    assert (await talk.say("DELETE", "/nowhere", headers={"Content-Length": "1"})).status == 404
+    await get_a_key_on_a_new_connection(talk)
+
+
 async def delete_a_key(talk: Talk) -> None:
     await talk.good("DELETE", "/v1/kv/a")
 
@@ -159,6 +172,8 @@ PROGRAMS: Final = (
     Program(set_a_key, {"a": "new"}),
     Program(put_a_key, {"a": "new"}),
     Program(get_a_key, BEFORE),
+    Program(get_a_key_on_a_new_connection, BEFORE),
+    Program(have_a_body_refused_that_never_comes, BEFORE),
     Program(delete_a_key, {}),
     Program(do_a_batch, {"a": "new", "b": "new"}),
     Program(commit_an_isolated_transaction, {"a": "new", "b": "new"}),
@@ -199,16 +214,21 @@ def stop(world: World) -> None:
 
 Disturbance = Callable[[World], None]
 
-AT_EVERY_STEP: Final = (cancel_the_handler, break_the_connection)
-DISTURBANCES: Final = (*AT_EVERY_STEP, cancel_the_connection_task, leave, kill, stop)
+AT_EVERY_STEP: Final = (cancel_the_handler, break_the_connection, stop)
+DISTURBANCES: Final = (*AT_EVERY_STEP, cancel_the_connection_task, leave, kill)
+
+
+#: Seconds that a piece is on its way: a few steps of the loop, so that whatever the server does and
+#: whatever arrives come in any order; and a thousand.
+DELAYS: Final = (0.000003, 0.001)
 
 
 class Run:
     """A program in a world of its own, disturbed before its step number `step` (0: not at all)."""
 
-    def __init__(self, program: Program, disturb: Disturbance, step: int) -> None:
+    def __init__(self, program: Program, delay: float, disturb: Disturbance, step: int) -> None:
         # So that bodies and answers come in pieces, and are waited for.
-        self.world = World(0, SETTINGS, conditions=Conditions(split=0.5))
+        self.world = World(0, SETTINGS, conditions=Conditions(delay=delay, split=0.5))
         self.steps = 0
         self._program = program
         self._disturb = disturb
@@ -265,16 +285,17 @@ class Run:
 
 
 @pytest.mark.parametrize("disturb", DISTURBANCES, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("delay", DELAYS)
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda one: one.does.__name__)
 def test_a_disturbance_at_any_step_leaves_all_or_nothing_and_a_server_that_works(
-    program: Program, disturb: Disturbance
+    program: Program, delay: float, disturb: Disturbance
 ) -> None:
-    undisturbed = Run(program, disturb, 0)
+    undisturbed = Run(program, delay, disturb, 0)
     undisturbed.go()
     assert undisturbed.steps
     for step in range(1, undisturbed.steps + 1, 1 if disturb in AT_EVERY_STEP else size("stride")):
         try:
-            Run(program, disturb, step).go()
+            Run(program, delay, disturb, step).go()
         except BaseException as error:
             error.add_note(f"{disturb.__name__} before step {step} of {program.does.__name__}")
             raise

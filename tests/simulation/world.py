@@ -7,6 +7,7 @@ timers, connections and memory; the disk and the clients remain.
 import asyncio
 import gc
 import logging
+import math
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from random import Random
@@ -29,6 +30,10 @@ T = TypeVar("T")
 #: When the wall clock begins, in milliseconds since the epoch.
 EPOCH = 1_700_000_000_000
 
+#: Seconds that no stop takes: all clients here read what they are sent, however it may stall, and
+#: what they have not sent is not waited for.
+LONG = 5.0
+
 #: Loggers whose warnings are looked at.
 LOGGERS = ("kvactor", "aiohttp", "asyncio")
 
@@ -47,6 +52,8 @@ class Life:
         #: its exit status, once it has ended by itself
         self.ended: asyncio.Future[int] = world.loop.create_future()
         self._world = world
+        #: when it was told to stop, by the loop's clock
+        self._told_at = math.inf
 
     @property
     def up(self) -> bool:
@@ -85,6 +92,9 @@ class Life:
             self.ended.set_result(2)
         else:
             self.ended.set_result(task.result())
+        took = self._world.loop.time() - self._told_at
+        if took > LONG:
+            self._world.wrong(f"{self.process.name} has taken {took:.1f} s to stop")
         self._die(f"ends with {self.ended.result()}")
 
     def crash(self) -> None:
@@ -102,6 +112,7 @@ class Life:
         """Tell it to stop, as a signal does."""
         if not self.told.done():
             self._world.loop.note(f"{self.process.name} is told to stop")
+            self._told_at = self._world.loop.time()
             self.told.set_result(None)
 
 

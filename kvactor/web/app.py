@@ -28,6 +28,7 @@ from kvactor.web.seed import SeedRoutes
 from kvactor.web.v1.batch import BatchRoutes
 from kvactor.web.v1.changes import ChangeRoutes
 from kvactor.web.v1.keys import KeyRoutes
+from kvactor.web.v1.ranges import RangeRoutes
 from kvactor.web.v1.transactions import TransactionRoutes
 
 ACTOR = web.AppKey("actor", StoreActor)
@@ -57,7 +58,7 @@ def create_app(
     room = Room(settings)
     bodies = Bodies(settings, patience, room)
     families = {
-        "Keys": KeyRoutes(actor, settings, bodies, room).routes(),
+        "Keys": KeyRoutes(actor, bodies).routes() + RangeRoutes(actor, settings, room).routes(),
         "Batches": BatchRoutes(actor, bodies, room).routes(),
         "Transactions": TransactionRoutes(actor, bodies, new_id).routes(),
         "Changes": ChangeRoutes(actor, settings, patience, room).routes(),

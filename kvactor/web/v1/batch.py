@@ -29,7 +29,7 @@ from kvactor.settings import MAX_SECONDS
 from kvactor.web.answers import answer
 from kvactor.web.requests import SMALL, Bodies, Room, once_of, parse, within
 from kvactor.web.routes import ONCE, WITHIN, WRITING, Body, Route, said
-from kvactor.web.v1.keys import RangeQuery
+from kvactor.web.v1.ranges import RangeQuery
 from kvactor.web.values import BINARY, JSON, checked_type, encode, item
 
 

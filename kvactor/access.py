@@ -1,8 +1,8 @@
 """Reading and writing keys, within a transaction and outside. Pure and synchronous.
 
 The rule: nothing is told that is not noted. What a read has found staged, the answer rests on (P3),
-and so does its transaction; what an isolated transaction has found that is not its own, whoever writes
-it dooms (P6); and what either keeps has a bound (P8).
+and so does its transaction; where an isolated transaction has looked beyond its own writes, whoever
+writes there dooms it (P6); and what it keeps has a bound (P8).
 """
 
 from collections.abc import Collection
@@ -22,7 +22,8 @@ class Access:
     """The keys of a store, as the transactions of some sessions see them.
 
     `now` (milliseconds since the epoch) and `free_space` (bytes) are what the owner has read last.
-    `rests_on` is the newest revision that the answer which is being made depends on.
+    `rests_on` is the newest revision that the answer which is being made depends on: the owner sets it
+    to 0 before each message, and holds the answer until it is durable.
     """
 
     def __init__(self, store: Store, sessions: Sessions, settings: Settings, free_space: int) -> None:
@@ -39,11 +40,13 @@ class Access:
 
     # -- reading --
 
-    def read(self, transaction: Transaction, key: bytes) -> bytes | Missing:
-        """Return the record that a transaction finds under a key.
+    def read(self, transaction: Transaction | None, key: bytes) -> bytes | Missing:
+        """Return the record that a transaction finds under a key; None stands for outside.
 
         Raises `RecordDamaged` and `TransactionTooLarge`.
         """
+        if transaction is None:
+            return self._store.durable.get(key, self.now)
         entry = transaction.get(key)
         if entry is TOMBSTONE:
             return MISSING
@@ -59,6 +62,12 @@ class Access:
         if record is not MISSING:
             transaction.reads.saw_record(record)
         return record
+
+    def stands(self, key: bytes) -> bool:
+        """Is there a record that a write of `key` would replace, staged or not, be it damaged?"""
+        self.rests_on = max(self.rests_on, self._store.rests_on(key))
+        record = self._store.standing(key)
+        return record is not MISSING and records.expiry_of(record) > self.now
 
     def scan(
         self,

@@ -1,6 +1,6 @@
 """What each operation on keys does, outside of transactions and within them. Pure and synchronous.
 
-The rule: whatever is more than one plain read or write runs in a unit.
+The rule: whatever is more than a plain get, set, delete or scan runs in a unit.
 """
 
 import sys
@@ -78,11 +78,7 @@ class Operations:
     def get(self, message: Get) -> bytes:
         """See `Get`."""
         self._access.check_key(message.key)
-        transaction = self._access.transaction(message.within)
-        if transaction is None:
-            record = self._store.durable.get(message.key, self._access.now)
-        else:
-            record = self._access.read(transaction, message.key)
+        record = self._access.read(self._access.transaction(message.within), message.key)
         if record is MISSING:
             raise KeyNotFound("Key not found")
         return record
@@ -90,7 +86,7 @@ class Operations:
     def set(self, message: Set) -> Written:
         """See `Set`."""
         if message.expected is not None or message.once is not None:
-            return Written(*self._units.once(message, bool, self._set_if))
+            return Written(*self._units.run(message, bool, self._set_if))
         transaction = self._access.transaction(message.within)
         if transaction is not None:
             # Whether the key is new is not looked up: who only writes has read nothing.
@@ -105,7 +101,7 @@ class Operations:
     def delete(self, message: Delete) -> Written:
         """See `Delete`."""
         if message.expected is not None or message.once is not None:
-            return Written(*self._units.once(message, bool, self._delete_if))
+            return Written(*self._units.run(message, bool, self._delete_if))
         transaction = self._access.transaction(message.within)
         if transaction is not None:
             if not self._delete(transaction, message):
@@ -113,9 +109,7 @@ class Operations:
             return Written(0, False)
         key = message.key
         self._access.check_key(key)
-        self._access.rests_on = self._store.rests_on(key)
-        record = self._store.standing(key)
-        if record is MISSING or records.expiry_of(record) <= self._access.now:
+        if not self._access.stands(key):
             raise KeyNotFound("Key not found")
         self._access.check_space()
         self._access.stage([(key, TOMBSTONE)])
@@ -128,7 +122,7 @@ class Operations:
 
     def delete_range(self, message: DeleteRange) -> BatchResult:
         """See `DeleteRange`."""
-        revision, deleted = self._units.once(message, int, self._delete_range)
+        revision, deleted = self._units.run(message, int, self._delete_range)
         return BatchResult(revision, [deleted])
 
     def batch(self, message: Batch) -> BatchResult:
@@ -137,9 +131,9 @@ class Operations:
             raise BatchTooLarge(
                 f"A batch has at most {self._settings.max_batch_size} checks and operations."
             )
-        return BatchResult(*self._units.once(message, list[Result], self._batch))
+        return BatchResult(*self._units.run(message, list[Result], self._batch))
 
-    # -- in a unit --
+    # -- in a transaction, or a unit of it --
 
     def _set_if(self, unit: Transaction, message: Set) -> bool:
         self._expect(unit, message)
@@ -150,8 +144,7 @@ class Operations:
             created = False
         else:
             # A damaged one can be replaced.
-            before = self._store.standing(message.key)
-            created = before is MISSING or records.expiry_of(before) <= self._access.now
+            created = not self._access.stands(message.key)
         self._set(unit, message)
         return created
 

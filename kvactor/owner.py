@@ -6,7 +6,7 @@ them in order, and then hands what it staged to the journal. The same drains alw
 replies and the same journal (promise P9).
 
 The rule for replies (P3): whatever an answer rests on has to be durable before it goes out. A
-handler notes in `_rests_on` the newest revision that its answer depends on: a write on its own, a
+handler notes in `Access.rests_on` the newest revision that its answer depends on: a write on its own, a
 read on what it found staged. If that revision is not durable yet, the answer is held back until it
 is, be it a value or an error.
 """

@@ -28,14 +28,14 @@ _keep = msgspec.msgpack.Encoder().encode
 
 
 class Units:
-    """Units of messages."""
+    """Runs what messages ask for in units, through `access`."""
 
     def __init__(self, access: Access, store: Store, settings: Settings) -> None:
         self._access = access
         self._store = store
         self._settings = settings
 
-    def once(self, message: M, kind: type[R], do: Callable[[Transaction, M], R]) -> tuple[int, R]:
+    def run(self, message: M, kind: type[R], do: Callable[[Transaction, M], R]) -> tuple[int, R]:
         """Do something in a unit, and return the revision that it made (0: none, or none yet) and its
         result. If it was done before under the same idempotency key, return what came of it then.
 

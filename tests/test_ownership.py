@@ -18,7 +18,7 @@ import kvactor
 from kvactor.access import Access
 from kvactor.actor import StoreActor
 from kvactor.changes import Feed
-from kvactor.messages import Changes, Commit, Get, Open, Set
+from kvactor.messages import Batch, Changes, Commit, Get, Open, Set
 from kvactor.operations import Operations
 from kvactor.replies import HeldReplies
 from kvactor.sessions import Sessions
@@ -71,12 +71,13 @@ async def test_p1_whatever_the_disk_does_only_the_owners_coroutine_touches_what_
             await actor.ask(Set(b"key", b"", "text/plain", "t"))
             await actor.ask(Commit("t"))
             await actor.ask(Get(b"key"))
+            await actor.ask(Batch((), (Get(b"key"),)))
         assert (await reader).result[0].number == 1
         await actor.stop()
     outside = callers.pop(DOOR)
     assert {thread for thread, _ in outside} - {threading.get_ident()}, "no other thread told anything"
     assert {thread for thread, _ in callers.pop(INSIDE)} == {threading.get_ident()}
-    assert {"Store.apply", "HeldReplies.release", "Feed.publish"} <= callers.keys()
+    assert {"Units.run", "Store.apply", "HeldReplies.release", "Feed.publish"} <= callers.keys()
     owner = {(threading.get_ident(), actor.done.get_name())}
     assert {name: who for name, who in callers.items() if who != owner} == {}
 

@@ -1,8 +1,8 @@
 """The application: routes, and the actor's life within the server's.
 
-The life cycle of a stop is aiohttp's: listeners close, bodies that are still arriving are given up,
-so is the waiting for changes, handlers get their answers, and then the actor flushes, folds and
-ends.
+The life cycle of a stop is aiohttp's (but see `connections`): listeners close, bodies that are still
+arriving are given up, so is the waiting for changes, handlers get their answers, and then the actor
+flushes, folds and ends.
 """
 
 import logging

@@ -1,8 +1,10 @@
-"""Connections: how many there may be, and how long one may leave unread what it is sent.
+"""Connections: how many there may be, how long one may leave unread what it is sent, and which a stop
+waits for.
 
-The rule: whoever does not take what it has asked for is cut off, and one client too many is told to
-come back. No request pays for that: a connection is counted when it begins and when it ends, and
-looked at, once a second, only while the kernel does not take what there is to send.
+The rule: whoever does not take what it has asked for is cut off, one client too many is told to come
+back, and a stop waits for requests alone. No request pays for that: a connection is counted when it
+begins and when it ends, and looked at, once a second, only while the kernel does not take what there
+is to send.
 
 (What arrives is bounded elsewhere: heads by `keepalive_timeout` and `max_header_size`, bodies by
 `requests`.)
@@ -45,14 +47,17 @@ OTHER_FILES = 100
 class _Handler(web.RequestHandler):
     """A connection that a stop waits for only while it handles a request.
 
-    aiohttp's own also waits for one that was made right before and has not begun to listen, and for the
-    rest of a body that was refused; and what they send is dropped.
+    aiohttp's own is also waited for if its task has not begun yet, and if the rest of a body arrives
+    that nobody reads; and from a stop on it drops what it receives. Who is still sending then has to
+    read its answer though sending fails.
     """
 
     __slots__ = ()
 
-    async def shutdown(self, timeout: float | None = None) -> None:
-        # A request that is there begins to be handled first.
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """See aiohttp: let the request finish within so many seconds, and close."""
+        # A request that has come by now takes two turns of the loop until its handler begins. One was
+        # that of the task that this runs in.
         await asyncio.sleep(0)
         if self._task_handler is not None and not self._request_in_progress:
             self._task_handler.cancel()
@@ -106,7 +111,7 @@ class Connections(web.Server):
         self._actor = actor
         self._settings = settings
         self._refusing = web.Server(self._refuse)
-        self._refused = {**limits, "keepalive_timeout": MANNERS, "lingering_time": MANNERS}
+        self._limits_of_refused = {**limits, "keepalive_timeout": MANNERS, "lingering_time": MANNERS}
         # Weak, because a connection that fails before it is made is never told of its end.
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
         # In the order in which they have become so: the same each time (P9).
@@ -117,7 +122,7 @@ class Connections(web.Server):
     def __call__(self) -> web.RequestHandler:
         """Return a connection's protocol."""
         if len(self._open) >= self._settings.max_connections:
-            return _Handler(self._refusing, loop=self._loop, **self._refused)
+            return _Handler(self._refusing, loop=self._loop, **self._limits_of_refused)
         connection = _Connection(self, **self._limits)
         self._open.add(connection)
         self._actor.metrics.connections = len(self._open)

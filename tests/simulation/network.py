@@ -139,6 +139,10 @@ class End(asyncio.Transport):
         self._context = context
         self._opened = process is None
         self._out = bytearray()
+        #: bytes that were ever written
+        self.written = 0
+        #: the other end had not closed, and not been lost, when this one did
+        self.first = False
         #: no more will be written behind what is in `_out`
         self._ended = False
         self._end_sent = False
@@ -158,6 +162,12 @@ class End(asyncio.Transport):
         self._network.loop.note(f"{self.name} is open")
         self._call("connection_made", self)
         self.peer._deliver_later()
+
+    @property
+    def asked(self) -> bool:
+        """Is this the server's end, with a request that is being handled, and no answer has begun?"""
+        request = getattr(self.protocol, "_current_request", None) if self._opened else None
+        return request is not None and request._payload_writer.output_size == 0
 
     # -- what asyncio promises of a transport --
 
@@ -195,6 +205,7 @@ class End(asyncio.Transport):
         if self._ended or self._closing:
             return
         self._out += data
+        self.written += len(data)
         if not self._paused and self.get_write_buffer_size() > self._high:
             self._paused = True
             # From within what the protocol itself is doing, as asyncio has it.
@@ -204,6 +215,7 @@ class End(asyncio.Transport):
     def close(self) -> None:
         if self._closing:
             return
+        self.first = not self.peer._closing
         self._closing = self._ended = True
         self._deliver_later()
         if not self.get_write_buffer_size():
@@ -212,6 +224,7 @@ class End(asyncio.Transport):
     def abort(self) -> None:
         if not self.gone:
             self._network.loop.note(f"{self.name} aborts")
+            self.first = not self.peer._closing
             self.vanish()
             self._network.soon(self._lost, None)
 

@@ -88,6 +88,7 @@ def simulate(seed: int) -> Report:
             Settings(), **{name: value for name, value in TIGHT.items() if random.random() < TIGHTNESS}
         ),
         Conditions(
+            # The first: as few steps as the loop needs itself.
             delay=random.choice((0.000003, 0.0002, 0.001, 0.01)),
             split=random.choice((0.0, 0.1, 0.5)),
             stalls=random.choice((0.0, 0.0, 0.02)),

@@ -89,6 +89,7 @@ async def get_a_key_on_a_new_connection(talk: Talk) -> None:
 
 
 async def have_a_body_refused_that_never_comes(talk: Talk) -> None:
+    # While the server stops, too: nothing is done for it.
     assert (await talk.say("DELETE", "/nowhere", headers={"Content-Length": "1"})).status == 404
     await get_a_key_on_a_new_connection(talk)
 
@@ -218,8 +219,8 @@ AT_EVERY_STEP: Final = (cancel_the_handler, break_the_connection, stop)
 DISTURBANCES: Final = (*AT_EVERY_STEP, cancel_the_connection_task, leave, kill)
 
 
-#: Seconds that a piece is on its way: a few steps of the loop, so that whatever the server does and
-#: whatever arrives come in any order; and a thousand.
+#: Seconds that a piece is on its way, on average: a few steps of the loop, so that whatever the server
+#: does and whatever arrives come in any order; and a thousand.
 DELAYS: Final = (0.000003, 0.001)
 
 

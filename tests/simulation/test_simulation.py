@@ -102,12 +102,12 @@ def say_that_more_is_folded_than_is_durable(patch: pytest.MonkeyPatch) -> None:
 
 
 def forget_what_was_done_once(patch: pytest.MonkeyPatch) -> None:
-    once = Units.once
+    run = Units.run
 
     def anew(units: Units, message: Any, kind: Any, do: Any) -> Any:
-        return once(units, msgspec.structs.replace(message, once=None), kind, do)
+        return run(units, msgspec.structs.replace(message, once=None), kind, do)
 
-    patch.setattr(Units, "once", anew)
+    patch.setattr(Units, "run", anew)
 
 
 Bug = Callable[[pytest.MonkeyPatch], None]

@@ -7,7 +7,6 @@ timers, connections and memory; the disk and the clients remain.
 import asyncio
 import gc
 import logging
-import math
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from random import Random
@@ -30,9 +29,10 @@ T = TypeVar("T")
 #: When the wall clock begins, in milliseconds since the epoch.
 EPOCH = 1_700_000_000_000
 
-#: Seconds that no stop takes: all clients here read what they are sent, however it may stall, and
-#: what they have not sent is not waited for.
-LONG = 5.0
+#: Seconds that no stop takes, from hearing of it to the end: all clients here read what they are sent,
+#: though it may stall, and what they have not sent is not waited for. It is less than aiohttp waits for
+#: the rest of a body (10), and than most settings of `shutdown_timeout`.
+LONG = 8.0
 
 #: Loggers whose warnings are looked at.
 LOGGERS = ("kvactor", "aiohttp", "asyncio")
@@ -52,8 +52,6 @@ class Life:
         #: its exit status, once it has ended by itself
         self.ended: asyncio.Future[int] = world.loop.create_future()
         self._world = world
-        #: when it was told to stop, by the loop's clock
-        self._told_at = math.inf
 
     @property
     def up(self) -> bool:
@@ -81,7 +79,15 @@ class Life:
         world.network.listen(runner.server, self.process)
         await asyncio.wait({self.told, actor.done}, return_when=asyncio.FIRST_COMPLETED)
         world.network.refuse()
+        began = world.loop.time()
+        asking = [(end, end.written) for end in world.network.open_ends() if end.asked]
         await runner.cleanup()
+        took = world.loop.time() - began
+        if took > LONG:
+            world.wrong(f"{self.process.name} has taken {took:.1f} s to stop")
+        for end, written in asking:
+            if end.written == written and (end.first or not end.gone):
+                world.wrong(f"{self.process.name} has ended without an answer to {end.peer.name}")
         return 1 if actor.done.exception() else 0
 
     def _end(self, task: "asyncio.Task[int]") -> None:
@@ -92,9 +98,6 @@ class Life:
             self.ended.set_result(2)
         else:
             self.ended.set_result(task.result())
-        took = self._world.loop.time() - self._told_at
-        if took > LONG:
-            self._world.wrong(f"{self.process.name} has taken {took:.1f} s to stop")
         self._die(f"ends with {self.ended.result()}")
 
     def crash(self) -> None:
@@ -112,7 +115,6 @@ class Life:
         """Tell it to stop, as a signal does."""
         if not self.told.done():
             self._world.loop.note(f"{self.process.name} is told to stop")
-            self._told_at = self._world.loop.time()
             self.told.set_result(None)
 
 

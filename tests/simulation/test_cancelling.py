@@ -241,6 +241,7 @@ class Run:
         try:
             assert self.world.run(self._main()) == 0
             assert self.world.complaints() == []
+            assert self.world.unanswered == []
         finally:
             self.world.close()
 

@@ -87,7 +87,7 @@ class Life:
             world.wrong(f"{self.process.name} has taken {took:.1f} s to stop")
         for end, written in asking:
             if end.written == written and (end.first or not end.gone):
-                world.wrong(f"{self.process.name} has ended without an answer to {end.peer.name}")
+                world.unanswered.append(f"{self.process.name} has not answered {end.peer.name}")
         return 1 if actor.done.exception() else 0
 
     def _end(self, task: "asyncio.Task[int]") -> None:
@@ -138,6 +138,9 @@ class World:
         self.offset = 0
         #: what must not have happened
         self.faults: list[str] = []
+        #: whose requests were being handled when a server began to end, and got no answer: because the
+        #: handler was cancelled, or not done within `shutdown_timeout`, or because of a fault
+        self.unanswered: list[str] = []
         #: every life of the server, the last one being now
         self.lives: list[Life] = []
         #: is a server that has ended started again, and after how many seconds at most?

@@ -15,9 +15,14 @@ from typing import Any
 
 import msgspec
 
-from tests.simulation.loop import Process, SimulatedLoop
+from tests.simulation.loop import STEP, Process, SimulatedLoop
 
 Factory = Callable[[], asyncio.BaseProtocol]
+
+
+#: Seconds that a piece takes when the network is as quick as the loop: a few steps, so that whatever a
+#: server does and whatever arrives come in any order.
+QUICK = 3 * STEP
 
 
 class Conditions(msgspec.Struct, frozen=True):

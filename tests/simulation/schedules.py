@@ -21,7 +21,7 @@ from stress.programs import MIX, PROGRAMS, scan
 from tests.simulation.disk import Manner
 from tests.simulation.faults import Faults
 from tests.simulation.loop import Stuck, Trace
-from tests.simulation.network import Conditions
+from tests.simulation.network import QUICK, Conditions
 from tests.simulation.world import World
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -88,8 +88,7 @@ def simulate(seed: int) -> Report:
             Settings(), **{name: value for name, value in TIGHT.items() if random.random() < TIGHTNESS}
         ),
         Conditions(
-            # The first: as few steps as the loop needs itself.
-            delay=random.choice((0.000003, 0.0002, 0.001, 0.01)),
+            delay=random.choice((QUICK, 0.0002, 0.001, 0.01)),
             split=random.choice((0.0, 0.1, 0.5)),
             stalls=random.choice((0.0, 0.0, 0.02)),
             wire=random.choice((65536, 100)),

@@ -16,7 +16,7 @@ import pytest
 from kvactor.settings import Settings
 from stress.client import Answer, Closed, Connection, Stream
 from tests.simulation.faults import working
-from tests.simulation.network import Conditions
+from tests.simulation.network import QUICK, Conditions
 from tests.simulation.world import World
 from tests.sizes import size
 
@@ -218,10 +218,8 @@ Disturbance = Callable[[World], None]
 AT_EVERY_STEP: Final = (cancel_the_handler, break_the_connection, stop)
 DISTURBANCES: Final = (*AT_EVERY_STEP, cancel_the_connection_task, leave, kill)
 
-
-#: Seconds that a piece is on its way, on average: a few steps of the loop, so that whatever the server
-#: does and whatever arrives come in any order; and a thousand.
-DELAYS: Final = (0.000003, 0.001)
+#: Seconds that a piece takes, on average.
+DELAYS: Final = (QUICK, 0.001)
 
 
 class Run:

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from kvactor.core.messages import Answer, Message, Stop, Tick
+from kvactor.core.owner import Envelope, Owner
 from kvactor.errors import KvactorError, OutcomeUnknown, Overloaded, Stopping
-from kvactor.messages import Answer, Message, Stop, Tick
 from kvactor.metrics import MeasuredJournal, MeasuredTree, Metrics
-from kvactor.owner import Envelope, Owner
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
 

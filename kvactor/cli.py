@@ -24,7 +24,7 @@ from kvactor.settings import FAILPOINTS, Settings, load, suggestion, table
 from kvactor.storage.directory import Storage, open_directory, open_memory
 from kvactor.web.app import create_app, create_runner
 from kvactor.web.connections import connections_possible
-from kvactor.web.door import is_loopback
+from kvactor.web.guard import is_loopback
 
 log = logging.getLogger(__name__)
 

@@ -27,12 +27,12 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Final, NamedTuple
 
-from kvactor import replies
-from kvactor.changes import Feed
+from kvactor.core import replies
+from kvactor.core.feed import Feed
+from kvactor.core.store import Store
 from kvactor.settings import FAILPOINTS, suggestion
 from kvactor.storage.journal import LmdbJournal
 from kvactor.storage.tree import LmdbTree
-from kvactor.store import Store
 
 log = logging.getLogger(__name__)
 

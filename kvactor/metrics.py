@@ -15,9 +15,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from kvactor.messages import StatusReport
-from kvactor.records import Entry, Revision
-from kvactor.storage import Done, Journal, Tree
+from kvactor.core.messages import StatusReport
+from kvactor.core.protocols import Done, Journal, Tree
+from kvactor.core.records import Entry, Revision
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from kvactor.records import MAX_KEY_SIZE
+from kvactor.core.records import MAX_KEY_SIZE
 
 PREFIX = "KVACTOR_"
 

@@ -38,7 +38,7 @@ def test_a_bug_on_purpose_can_be_applied(bug: Bug) -> None:
 def test_what_is_to_catch_a_bug_is_there(bug: Bug) -> None:
     for catcher in bug.catchers:
         if is_command(catcher):
-            assert catcher[1:3] == ("-m", "stress")
+            assert catcher[1:3] == ("-m", "kvactor.tools.stress")
             continue
         for argument in catcher:
             file, *name = argument.split("::")

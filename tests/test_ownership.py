@@ -15,17 +15,17 @@ from typing import Any, Final
 import pytest
 
 import kvactor
-from kvactor.access import Access
 from kvactor.actor import StoreActor
-from kvactor.changes import Feed
-from kvactor.messages import Batch, Changes, Commit, Get, Open, Set
-from kvactor.operations import Operations
-from kvactor.replies import HeldReplies
-from kvactor.sessions import Sessions
+from kvactor.core.access import Access
+from kvactor.core.feed import Feed
+from kvactor.core.messages import Batch, Changes, Commit, Get, Open, Set
+from kvactor.core.operations import Operations
+from kvactor.core.replies import HeldReplies
+from kvactor.core.sessions import Sessions
+from kvactor.core.store import Store
+from kvactor.core.units import Units
 from kvactor.settings import Settings
 from kvactor.storage.directory import open_directory
-from kvactor.store import Store
-from kvactor.units import Units
 
 #: What only the owner's coroutine may call, once it runs.
 OWNED: Final = (Access, Operations, Units, Sessions, Store, HeldReplies, Feed)

@@ -16,8 +16,8 @@ from types import TracebackType
 import lmdb
 import msgspec
 
+from kvactor.core.protocols import Journal, Tree
 from kvactor.errors import DataDamaged, DataDirectoryError, DirectoryInUse, FormatUnsupported
-from kvactor.storage import Journal, Tree
 from kvactor.storage.journal import LmdbJournal
 from kvactor.storage.memory import MemoryJournal, MemoryTree
 from kvactor.storage.tree import LmdbTree

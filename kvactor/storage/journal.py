@@ -11,15 +11,15 @@ from pathlib import Path
 
 import lmdb
 
-from kvactor.errors import DataDamaged
-from kvactor.records import (
+from kvactor.core.protocols import Done
+from kvactor.core.records import (
     Revision,
     decode_revision,
     decode_revision_number,
     encode_revision,
     encode_revision_number,
 )
-from kvactor.storage import Done
+from kvactor.errors import DataDamaged
 from kvactor.storage.environment import free_space, open_environment
 
 #: How many more rows an append may delete than it adds.

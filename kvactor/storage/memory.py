@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sortedcontainers import SortedDict, SortedList
 
-from kvactor.records import (
+from kvactor.core.protocols import Done
+from kvactor.core.records import (
     MISSING,
     NEVER,
     TOMBSTONE,
@@ -16,7 +17,6 @@ from kvactor.records import (
     encode_revision,
     expiry_of,
 )
-from kvactor.storage import Done
 
 
 class MemoryJournal:

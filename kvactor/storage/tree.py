@@ -13,9 +13,18 @@ from struct import Struct
 
 import lmdb
 
+from kvactor.core.protocols import Done
+from kvactor.core.records import (
+    HEADER_SIZE,
+    MISSING,
+    NEVER,
+    TOMBSTONE,
+    Entry,
+    Missing,
+    expiry_of,
+    verify,
+)
 from kvactor.errors import RecordDamaged
-from kvactor.records import HEADER_SIZE, MISSING, NEVER, TOMBSTONE, Entry, Missing, expiry_of, verify
-from kvactor.storage import Done
 from kvactor.storage.environment import free_space, open_environment
 
 _NUMBER = Struct(">Q")

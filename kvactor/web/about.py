@@ -8,7 +8,7 @@ from msgspec import Meta
 
 import kvactor
 from kvactor.actor import StoreActor
-from kvactor.messages import Status
+from kvactor.core.messages import Status
 from kvactor.metrics import CONTENT_TYPE
 from kvactor.web.answers import answer
 from kvactor.web.routes import Reply, Route, said

@@ -20,11 +20,11 @@ from kvactor.settings import Settings
 from kvactor.web.about import AboutRoutes
 from kvactor.web.connections import Connections
 from kvactor.web.docs import DocsRoutes
-from kvactor.web.door import Door
 from kvactor.web.errors import Edge
+from kvactor.web.guard import Door
 from kvactor.web.requests import Bodies, Patience, Room
 from kvactor.web.routes import FAMILIES
-from kvactor.web.seed import SeedRoutes
+from kvactor.web.simple import SeedRoutes
 from kvactor.web.v1.batch import BatchRoutes
 from kvactor.web.v1.changes import ChangeRoutes
 from kvactor.web.v1.keys import KeyRoutes

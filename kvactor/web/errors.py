@@ -16,7 +16,7 @@ from msgspec import Meta
 from kvactor import errors
 from kvactor.actor import StoreActor
 from kvactor.web.answers import answer
-from kvactor.web.door import Door
+from kvactor.web.guard import Door
 from kvactor.web.requests import SMALL, Room
 
 log = logging.getLogger(__name__)

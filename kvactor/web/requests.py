@@ -13,8 +13,8 @@ import msgspec
 from aiohttp import web
 from multidict import istr
 
+from kvactor.core.messages import Once, Scope, Within
 from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidKey, InvalidRequest, Overloaded, Stopping
-from kvactor.messages import Once, Scope, Within
 from kvactor.settings import Settings
 from kvactor.web.answers import TRANSACTION
 

@@ -6,9 +6,9 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from kvactor import records
+from kvactor.core import records
+from kvactor.core.records import NEVER
 from kvactor.errors import InvalidRequest
-from kvactor.records import NEVER
 
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"

@@ -8,7 +8,8 @@ crash that every test finds. Its head says what is wrong, and why somebody would
     Promise: P3
     Caught by: tests/test_promises.py::test_p3_...
 
-`Caught by` is what is meant to find it: tests as pytest takes them, or a run of `python -m stress`.
+`Caught by` is what is meant to find it: tests as pytest takes them, or a run of
+`python -m kvactor.tools.stress`.
 There may be several, tried in this order, and behind them all others.
 """
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvactor.actor import wall_clock
-from kvactor.messages import Message, Page, Range, Status
-from kvactor.owner import Owner
-from kvactor.records import Record, decode
+from kvactor.core.messages import Message, Page, Range, Status
+from kvactor.core.owner import Owner
+from kvactor.core.records import Record, decode
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage, open_directory
 

@@ -6,12 +6,12 @@ import contextlib
 import sys
 from pathlib import Path
 
-from bench.preload import key, value
+from kvactor.core.messages import Get
+from kvactor.core.records import value_of
 from kvactor.errors import DataDirectoryError, KeyNotFound, RecordDamaged
-from kvactor.messages import Get
-from kvactor.records import value_of
 from kvactor.settings import Settings
 from kvactor.storage.directory import open_directory
+from kvactor.tools.bench.preload import key, value
 from tests.process.contents import Reader
 
 

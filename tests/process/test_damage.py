@@ -14,8 +14,8 @@ from random import Random
 
 import pytest
 
-from bench.preload import key, preload, value
-from kvactor.records import HEADER_SIZE
+from kvactor.core.records import HEADER_SIZE
+from kvactor.tools.bench.preload import key, preload, value
 from tests.process.clients import CLOSED, Client
 from tests.process.conftest import Start
 from tests.process.contents import contents

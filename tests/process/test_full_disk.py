@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.preload import key, preload, value
+from kvactor.tools.bench.preload import key, preload, value
 from tests.process.clients import CLOSED, Client
 from tests.process.conftest import Start
 from tests.process.contents import contents

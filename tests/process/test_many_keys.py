@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from bench.preload import key, preload, value
+from kvactor.tools.bench.preload import key, preload, value
 from tests.process.clients import Client
 from tests.process.conftest import Start
 from tests.process.contents import contents

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.preload import key, preload
+from kvactor.tools.bench.preload import key, preload
 from tests.process.clients import Client
 from tests.process.conftest import Start
 from tests.process.servers import PATIENCE, Server

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.preload import preload
 from kvactor import __version__
 from kvactor.settings import Settings, table
+from kvactor.tools.bench.preload import preload
 from tests.process.clients import Client
 from tests.process.conftest import Start
 from tests.process.contents import contents

@@ -13,21 +13,30 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stress.history import load
+from kvactor.tools.stress.history import load
 from tests.process.clients import Client
 from tests.process.conftest import Start
 from tests.process.servers import Ended, environment, run
 from tests.sizes import size
-from tests.stress.search import linearizable
+from tests.tools.search import linearizable
 
 OPERATIONS = size("operations")
 
 #: Seconds; a run that takes longer hangs.
 PATIENCE = 1800
 
+STRESS = ("-m", "kvactor.tools.stress")
+
 
 def stress(*arguments: str, cwd: Path) -> Ended:
-    return run("--dir", str(cwd), *arguments, cwd=cwd, program=("-m", "stress"), patience=PATIENCE)
+    return run(
+        "--dir",
+        str(cwd),
+        *arguments,
+        cwd=cwd,
+        program=STRESS,
+        patience=PATIENCE,
+    )
 
 
 def passed(ended: Ended) -> str:
@@ -123,7 +132,14 @@ def test_a_violation_is_shown_saved_and_said_by_the_exit_status(tmp_path: Path) 
 
 def test_that_the_server_ends_by_itself_is_a_violation_and_its_log_is_shown(tmp_path: Path) -> None:
     running = subprocess.Popen(
-        [sys.executable, "-m", "stress", "--dir", str(tmp_path), "--seconds", str(PATIENCE)],
+        [
+            sys.executable,
+            *STRESS,
+            "--dir",
+            str(tmp_path),
+            "--seconds",
+            str(PATIENCE),
+        ],
         cwd=tmp_path,
         env=environment(),
         stdin=subprocess.DEVNULL,

@@ -5,7 +5,7 @@ The exit status is 1 if anything was wrong.
 
 import sys
 
-from stress.history import lines
+from kvactor.tools.stress.history import lines
 from tests.simulation.schedules import simulate
 
 

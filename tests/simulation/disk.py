@@ -9,8 +9,8 @@ from random import Random
 
 import msgspec
 
-from kvactor.records import Entry, Revision
-from kvactor.storage import Done
+from kvactor.core.protocols import Done
+from kvactor.core.records import Entry, Revision
 from kvactor.storage.memory import MemoryJournal, MemoryTree
 from tests.simulation.loop import SimulatedLoop
 

@@ -9,15 +9,15 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
-from kvactor import records
-from kvactor.records import HIDDEN
+from kvactor.core import records
+from kvactor.core.records import HIDDEN
 from kvactor.settings import Settings
-from stress.checker import check
-from stress.client import Connection, Stream
-from stress.clients import Client, Hangs, Stage
-from stress.feed import follow
-from stress.history import History, Item, Sighting, lines
-from stress.programs import MIX, PROGRAMS, scan
+from kvactor.tools.stress.checker import check
+from kvactor.tools.stress.client import Connection, Stream
+from kvactor.tools.stress.clients import Client, Hangs, Stage
+from kvactor.tools.stress.feed import follow
+from kvactor.tools.stress.history import History, Item, Sighting, lines
+from kvactor.tools.stress.programs import MIX, PROGRAMS, scan
 from tests.simulation.disk import Manner
 from tests.simulation.faults import Faults
 from tests.simulation.loop import Stuck, Trace

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from kvactor.settings import Settings
-from stress.client import Answer, Closed, Connection, Stream
+from kvactor.tools.stress.client import Answer, Closed, Connection, Stream
 from tests.simulation.faults import working
 from tests.simulation.network import QUICK, Conditions
 from tests.simulation.world import World

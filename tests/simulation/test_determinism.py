@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from kvactor.settings import Settings
-from stress.client import Closed, Stream
+from kvactor.tools.stress.client import Closed, Stream
 from tests.simulation.network import Conditions
 from tests.simulation.schedules import simulate
 from tests.simulation.test_cancelling import connected

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kvactor.records import Revision
+from kvactor.core.records import Revision
 from tests.simulation.disk import Disk, Manner
 from tests.simulation.loop import Process, SimulatedLoop, Stuck, run
 from tests.simulation.network import Conditions, End, Network

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from kvactor.actor import StoreActor
-from kvactor.messages import Answer
+from kvactor.core.messages import Answer
+from kvactor.core.replies import HeldReplies, Outcome, Reply, deliver
+from kvactor.core.store import Store
+from kvactor.core.transactions import Readers, Transaction
+from kvactor.core.units import Units
 from kvactor.metrics import MeasuredTree
-from kvactor.replies import HeldReplies, Outcome, Reply, deliver
-from kvactor.store import Store
-from kvactor.transactions import Readers, Transaction
-from kvactor.units import Units
 from tests.simulation.schedules import simulate
 from tests.sizes import size
 
@@ -88,8 +88,8 @@ def answer_who_has_gone(patch: pytest.MonkeyPatch) -> None:
         else:
             reply.set_exception(outcome)
 
-    patch.setattr("kvactor.replies.deliver", answer)
-    patch.setattr("kvactor.owner.deliver", answer)
+    patch.setattr("kvactor.core.replies.deliver", answer)
+    patch.setattr("kvactor.core.owner.deliver", answer)
 
 
 def say_that_more_is_folded_than_is_durable(patch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvactor import records
-from kvactor.records import MISSING, NEVER, TOMBSTONE, Entry, Revision
-from kvactor.storage import Journal, Tree
+from kvactor.core import records
+from kvactor.core.protocols import Journal, Tree
+from kvactor.core.records import MISSING, NEVER, TOMBSTONE, Entry, Revision
 from kvactor.storage.journal import LmdbJournal
 from kvactor.storage.memory import MemoryJournal, MemoryTree
 from kvactor.storage.tree import LmdbTree

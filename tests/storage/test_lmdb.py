@@ -7,6 +7,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from kvactor.core.records import NEVER, TOMBSTONE, encode
 from kvactor.errors import (
     DataDamaged,
     DataDirectoryError,
@@ -14,7 +15,6 @@ from kvactor.errors import (
     FormatUnsupported,
     RecordDamaged,
 )
-from kvactor.records import NEVER, TOMBSTONE, encode
 from kvactor.storage.directory import FORMAT, open_directory
 from kvactor.storage.environment import open_environment
 from kvactor.storage.journal import LmdbJournal

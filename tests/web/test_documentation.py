@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kvactor.actor import StoreActor
-from kvactor.messages import StatusReport
+from kvactor.core.messages import StatusReport
 from kvactor.metrics import Metrics
 from kvactor.settings import Settings, table
 from kvactor.web.app import create_app

@@ -13,11 +13,11 @@ from pytest_aiohttp.plugin import AiohttpClient
 
 from kvactor import errors
 from kvactor.actor import StoreActor
+from kvactor.core.messages import Answer, Message
+from kvactor.core.protocols import Done
+from kvactor.core.records import Revision
 from kvactor.errors import DataDirectoryError, KvactorError
-from kvactor.messages import Answer, Message
-from kvactor.records import Revision
 from kvactor.settings import Settings
-from kvactor.storage import Done
 from kvactor.storage.directory import Storage
 from kvactor.storage.memory import MemoryJournal, MemoryTree
 from kvactor.web.app import create_app

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from kvactor.actor import StoreActor
-from kvactor.records import Revision
+from kvactor.core.protocols import Done
+from kvactor.core.records import Revision
 from kvactor.settings import Settings
-from kvactor.storage import Done
 from kvactor.storage.directory import Storage
 from kvactor.storage.memory import MemoryJournal, MemoryTree
 from tests.web.conftest import PATIENCE, Connection, Server, message

@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 
 from kvactor.errors import CrossOrigin, HostNotAllowed
 from kvactor.settings import Settings
-from kvactor.web.door import KNOWN, Door
+from kvactor.web.guard import KNOWN, Door
 from tests.web.conftest import Client, Server
 
 REQUESTS = [

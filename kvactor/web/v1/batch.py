@@ -10,8 +10,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from kvactor import errors
 from kvactor.actor import StoreActor
-from kvactor.errors import InvalidRequest
-from kvactor.messages import (
+from kvactor.core.messages import (
     OUTSIDE,
     Batch,
     Check,
@@ -25,6 +24,7 @@ from kvactor.messages import (
     Result,
     Set,
 )
+from kvactor.errors import InvalidRequest
 from kvactor.settings import MAX_SECONDS
 from kvactor.web.answers import answer
 from kvactor.web.requests import SMALL, Bodies, Room, once_of, parse, within

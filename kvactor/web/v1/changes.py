@@ -15,9 +15,9 @@ from msgspec import Meta
 
 from kvactor import errors
 from kvactor.actor import StoreActor
+from kvactor.core.messages import Changes
+from kvactor.core.records import HIDDEN, Revision
 from kvactor.errors import InvalidRequest, KvactorError, TooManySubscribers
-from kvactor.messages import Changes
-from kvactor.records import HIDDEN, Revision
 from kvactor.settings import Settings
 from kvactor.web.answers import REVISION, answer
 from kvactor.web.connections import PIECE

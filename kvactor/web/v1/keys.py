@@ -6,11 +6,12 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from kvactor import errors, records
+from kvactor import errors
 from kvactor.actor import StoreActor
+from kvactor.core import records
+from kvactor.core.messages import OUTSIDE, Delete, Expected, Get, Presence, Set
+from kvactor.core.records import NEVER
 from kvactor.errors import InvalidRequest
-from kvactor.messages import OUTSIDE, Delete, Expected, Get, Presence, Set
-from kvactor.records import NEVER
 from kvactor.settings import MAX_SECONDS
 from kvactor.web.answers import answer
 from kvactor.web.requests import Bodies, key_in_path, once_of, query_of, revision_of, within

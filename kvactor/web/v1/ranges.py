@@ -13,8 +13,8 @@ from msgspec import Meta
 
 from kvactor import errors
 from kvactor.actor import StoreActor
+from kvactor.core.messages import OUTSIDE, Answer, DeleteRange, Page, Range
 from kvactor.errors import InvalidRequest, RangeTooLarge
-from kvactor.messages import OUTSIDE, Answer, DeleteRange, Page, Range
 from kvactor.settings import Settings
 from kvactor.web.answers import answer
 from kvactor.web.requests import Room, once_of, query_of, within

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from kvactor import errors
 from kvactor.actor import StoreActor
-from kvactor.messages import (
+from kvactor.core.messages import (
     Answer,
     Begin,
     Commit,

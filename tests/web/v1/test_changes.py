@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from kvactor import changes
 from kvactor.actor import StoreActor
-from kvactor.messages import Tick
+from kvactor.core import feed
+from kvactor.core.messages import Tick
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
 from kvactor.storage.memory import MemoryJournal
@@ -113,7 +113,7 @@ async def test_a_key_that_expires_is_deleted_in_the_feed(
 async def test_a_page_ends_early_when_its_revisions_are_large(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "SLICE", 1)
+    monkeypatch.setattr(feed, "SLICE", 1)
     for number in range(5):
         await ask(client, "PUT", f"/v1/kv/k{number}", b"." * 400)
     got = await page(client)
@@ -161,7 +161,7 @@ async def test_a_revision_that_is_not_there_yet_is_refused(client: Client, since
 async def test_what_is_not_kept_any_more_is_gone_and_the_oldest_told(
     client: Client, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "TAIL", 2)
+    monkeypatch.setattr(feed, "TAIL", 2)
     for number in range(10):
         await put(client, "a", number)
     answer = await ask(client, "GET", "/v1/changes?since=1", headers=headers)
@@ -177,7 +177,7 @@ async def test_what_is_not_kept_any_more_is_gone_and_the_oldest_told(
 async def test_a_revision_that_is_damaged_on_disk_is_told_and_the_others_are_read(
     client: Client, storage: Storage, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "TAIL", 1)
+    monkeypatch.setattr(feed, "TAIL", 1)
     for number in range(5):
         await put(client, "a", number)
     assert isinstance(storage.journal, MemoryJournal)

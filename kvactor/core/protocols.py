@@ -1,0 +1,84 @@
+"""The two short protocols behind which everything durable stands. `storage/` implements them.
+
+The journal is the ordered log of revisions, and the only thing that a write waits for. The tree is
+an ordered map from key to record into which the journal is folded now and then: a cache of the log
+that can be searched. Nothing in the core may assume that the journal is local.
+
+`append` and `fold` return at once, do their work elsewhere (or on the spot, without a disk), and
+then call `done` from any thread, with None or with what went wrong. At most one of each is under
+way at a time. All else is called by the owner alone.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+from kvactor.core.records import Entry, Missing, Revision
+
+Done = Callable[[BaseException | None], None]
+
+
+class StorageFailed(Exception):
+    """A flush or a fold has failed.
+
+    What it was about may be durable or not, so the process must end (promise P10).
+    """
+
+
+class Journal(Protocol):
+    """The ordered log of revisions."""
+
+    def append(self, revisions: Sequence[Revision], done: Done) -> None:
+        """Make revisions durable, all or none, in one commit; they follow the head without a gap."""
+
+    def replay(self, after: int) -> Iterator[Revision]:
+        """Yield the revisions that are kept and are newer than `after`, in order.
+
+        Raises `DataDamaged`.
+        """
+
+    def head(self) -> int:
+        """Return the newest revision's number; 0 in a new journal."""
+
+    def trim(self, below: int) -> None:
+        """Allow revisions older than `below` to be forgotten, with one of the next appends."""
+
+    def free_space(self) -> int:
+        """Return how many bytes can be written before the disk, or the map, is full."""
+
+    def close(self) -> None:
+        """Wait for what is under way, and let go."""
+
+
+class Tree(Protocol):
+    """The ordered map that the journal is folded into. Reads see the state of the last `snapshot`."""
+
+    @property
+    def applied(self) -> int:
+        """The revision folded up to, as of the snapshot."""
+
+    @property
+    def keys(self) -> int:
+        """How many keys there are, as of the snapshot."""
+
+    def get(self, key: bytes) -> bytes | Missing:
+        """Return a key's record. Raises `RecordDamaged`."""
+
+    def range(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+        """Yield keys and records from `start` up to but not including `end`. Raises `RecordDamaged`."""
+
+    def expired(self, after: tuple[int, bytes], now: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (expiry, key) of the records that expire by `now`, soonest first, those behind
+        `after` only.
+        """
+
+    def fold(self, changes: Iterable[tuple[bytes, Entry]], applied: int, done: Done) -> None:
+        """Take changes in, in key order, and note the revision that they lead up to, in one commit."""
+
+    def snapshot(self) -> None:
+        """Read from the state that the last fold left."""
+
+    def free_space(self) -> int:
+        """Return how many bytes can be written before the disk, or the map, is full."""
+
+    def close(self) -> None:
+        """Wait for what is under way, and let go."""

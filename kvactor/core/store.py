@@ -1,0 +1,298 @@
+"""The store: a stack of overlays on a tree, each merged into the one below when its time comes.
+Pure and synchronous.
+
+    staging     revisions not handed to the journal yet    `staged` looks from here down:
+    flushing    revisions in the journal's hands           what a write is decided on
+    -------------------------------------------------------------------------------------
+    memtable    revisions in the journal                   `durable` looks from here down:
+    frozen      a memtable being folded into the tree      what readers see
+    tree        everything older
+
+The rule: a revision gets its number when it is staged, and moves down, whole and in order: `stage`,
+`seal` (handed to the journal), `apply` (flushed), `freeze` (handed to the tree), `thaw` (folded).
+"""
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+
+from kvactor.core.protocols import Tree
+from kvactor.core.records import (
+    MISSING,
+    NEVER,
+    TOMBSTONE,
+    Entry,
+    Missing,
+    Revision,
+    encode,
+    expiry_of,
+    life_of,
+    stamp,
+)
+from kvactor.core.transactions import Items, Overlay
+from kvactor.errors import DataDamaged, RecordDamaged
+
+_NEVER = NEVER.to_bytes(8, "big")
+_DAMAGED = encode(b"", b"", "")
+
+
+class View:
+    """Layers over a tree, the topmost first, seen as one ordered map of key to record."""
+
+    def __init__(self, layers: Sequence[Overlay], tree: Tree) -> None:
+        self._layers = tuple(layers)
+        self._tree = tree
+
+    def find(self, key: bytes) -> bytes | Missing:
+        """Return the record of `key`, expired or not. Raises `RecordDamaged`."""
+        for layer in self._layers:
+            entry = layer.get(key, MISSING)
+            if entry is not MISSING:
+                return MISSING if entry is TOMBSTONE else entry
+        return self._tree.get(key)
+
+    def get(self, key: bytes, now: int) -> bytes | Missing:
+        """Return the record of `key` that has not expired by `now`. Raises `RecordDamaged`."""
+        record = self.find(key)
+        return MISSING if record is MISSING or expiry_of(record) <= now else record
+
+    def ranges(self, start: bytes, end: bytes | None, reverse: bool) -> list[Items]:
+        """Return the range of every layer and of the tree, the topmost first."""
+        return [layer.range(start, end, reverse) for layer in self._layers] + [
+            self._tree.range(start, end, reverse)
+        ]
+
+
+def alive(items: Items, now: int) -> Iterator[tuple[bytes, bytes]]:
+    """Leave out of a merged range what is deleted or has expired by `now`."""
+    return ((key, entry) for key, entry in items if entry is not TOMBSTONE and expiry_of(entry) > now)
+
+
+class Memtable(Overlay):
+    """An overlay that knows which of its records expire first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: a heap of (expiry, key)
+        self.expiring: list[tuple[int, bytes]] = []
+        #: bytes that have come, overwritten since or not: what the journal has grown by, about
+        self.grown = 0
+        self._merged = 0
+
+    def merge(self, above: Overlay) -> None:
+        """Take over all that an overlay above this one says, in order at once: readers come here."""
+        self.update(above)
+        self.grown += above.size
+        self._merged += len(above)
+        # What is overwritten is not looked up: as if it had been as large as the others.
+        self.size = self.grown * len(self) // self._merged
+        self.order()
+
+
+class _Batch:
+    """Revisions that go to the journal together."""
+
+    def __init__(self) -> None:
+        self.revisions: list[Revision] = []
+        self.overlay = Overlay()
+        #: how many keys the store has more, once this is applied
+        self.growth = 0
+        #: (expiry, key) of records that expire
+        self.expiring: list[tuple[int, bytes]] = []
+
+
+class Store:
+    """The data.
+
+    `revision` is the newest durable revision, `head` the newest staged one, `keys` how many keys
+    are durable.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self.revision = self.head = self.folded = tree.applied
+        self.keys = tree.keys
+        self._staging = _Batch()
+        self._flushing = _Batch()
+        self._memtable = Memtable()
+        self._frozen: Memtable | None = None
+        self._folding = self.folded
+        self._swept = (0, b"")
+        self._look()
+
+    def _look(self) -> None:
+        durable = [layer for layer in (self._memtable, self._frozen) if layer is not None]
+        pending = [self._staging.overlay, self._flushing.overlay]
+        #: what readers see
+        self.durable = View(durable, self._tree)
+        #: what writes are decided on
+        self.staged = View([*pending, *durable], self._tree)
+
+    # -- what is not durable yet --
+
+    def rests_on(self, key: bytes) -> int:
+        """Return the revision that has to be durable before an answer that depends on `key` may go
+        out; 0: none.
+        """
+        if key in self._staging.overlay:
+            return self.head
+        if key in self._flushing.overlay:
+            return self._flushing.revisions[-1].number
+        return 0
+
+    def rests_on_range(self, start: bytes, end: bytes | None) -> int:
+        """The same for an answer that depends on all from `start` up to but not including `end`."""
+        if any(self._staging.overlay.range(start, end, False)):
+            return self.head
+        if any(self._flushing.overlay.range(start, end, False)):
+            return self._flushing.revisions[-1].number
+        return 0
+
+    def standing(self, key: bytes) -> bytes | Missing:
+        """Return the record that a write of `key` replaces, expired or not.
+
+        In the place of a damaged one stands an empty one, so that it can be replaced or deleted.
+        """
+        try:
+            return self.staged.find(key)
+        except RecordDamaged:
+            return _DAMAGED
+
+    @property
+    def pending(self) -> int:
+        """How many revisions are staged, handed to the journal or not."""
+        return self.head - self.revision
+
+    @property
+    def staging(self) -> int:
+        """How many bytes, with overhead, are staged that the journal was not given yet."""
+        return self._staging.overlay.size
+
+    @property
+    def flushing(self) -> bool:
+        """Are revisions in the journal's hands?"""
+        return bool(self._flushing.revisions)
+
+    # -- the way down --
+
+    def stage(
+        self, changes: Iterable[tuple[bytes, Entry]], now: int
+    ) -> list[tuple[bytes, bytes | None]]:
+        """Make one revision of drafts and tombstones, each key once, and return what it really
+        changes: keys, and their records or None.
+
+        Deleting what is not there changes nothing, and nothing at all is no revision.
+        """
+        number = self.head + 1
+        final: list[tuple[bytes, bytes | None]] = []
+        batch = self._staging
+        for key, entry in changes:
+            before = self.standing(key)
+            if entry is not TOMBSTONE:
+                created = number
+                if before is not MISSING:
+                    since, expires_at = life_of(before)
+                    if expires_at > now:
+                        created = since or number
+                record = stamp(key, entry, number, created)
+                if entry[20:28] != _NEVER:
+                    batch.expiring.append((expiry_of(entry), key))
+                batch.overlay.put(key, record)
+                batch.growth += before is MISSING
+                final.append((key, record))
+            elif before is not MISSING:
+                batch.overlay.put(key, TOMBSTONE)
+                batch.growth -= 1
+                final.append((key, None))
+        if final:
+            batch.revisions.append(Revision(number, now, tuple(final)))
+            self.head = number
+        return final
+
+    def seal(self) -> Sequence[Revision]:
+        """Hand over what is staged, to be flushed; what comes next is staged behind it."""
+        self._flushing, self._staging = self._staging, _Batch()
+        self._look()
+        return self._flushing.revisions
+
+    def apply(self) -> Sequence[Revision]:
+        """Let readers see what was sealed: it is durable now."""
+        batch, self._flushing = self._flushing, _Batch()
+        self._memtable.merge(batch.overlay)
+        for expiring in batch.expiring:
+            heapq.heappush(self._memtable.expiring, expiring)
+        self.keys += batch.growth
+        self.revision = batch.revisions[-1].number
+        self._look()
+        return batch.revisions
+
+    def freeze(self) -> Items:
+        """Hand over the memtable's entries in key order, to be folded up to `revision`; what comes next
+        goes into a new one.
+        """
+        self._frozen, self._memtable = self._memtable, Memtable()
+        self._folding = self.revision
+        self._look()
+        return self._frozen.range(b"", None, reverse=False)
+
+    def thaw(self) -> None:
+        """Read from the tree what was frozen: it is folded now."""
+        self._tree.snapshot()
+        self._frozen = None
+        self.folded = self._folding
+        self._swept = (0, b"")
+        self._look()
+
+    @property
+    def folding(self) -> bool:
+        """Is a memtable in the tree's hands?"""
+        return self._frozen is not None
+
+    @property
+    def memtable(self) -> Memtable:
+        """What is durable, and not yet handed to the tree."""
+        return self._memtable
+
+    def recover(self, revisions: Iterable[Revision]) -> None:
+        """Apply what the journal holds beyond the tree.
+
+        Raises `DataDamaged` if a revision is missing.
+        """
+        for revision in revisions:
+            if revision.number != self.head + 1:
+                raise DataDamaged(
+                    f"Revision {self.head + 1} is missing in the journal, which goes on with "
+                    f"{revision.number}."
+                )
+            changes = Overlay()
+            for key, record in revision.changes:
+                before = self.standing(key)
+                self.keys += (before is MISSING) - (record is None)
+                changes.put(key, TOMBSTONE if record is None else record)
+                if record is not None and expiry_of(record) != NEVER:
+                    heapq.heappush(self._memtable.expiring, (expiry_of(record), key))
+            self._memtable.merge(changes)
+            self.head = self.revision = revision.number
+
+    # -- expiry --
+
+    def expired(self, now: int, limit: int) -> tuple[list[bytes], bool]:
+        """Return keys whose records have expired by `now` and are still there, having looked at no
+        more than `limit`.
+
+        The second result says whether there may be more.
+        """
+        candidates: list[bytes] = []
+        for layer in (self._memtable, self._frozen):
+            while layer and layer.expiring and layer.expiring[0][0] <= now and len(candidates) < limit:
+                candidates.append(heapq.heappop(layer.expiring)[1])
+        for position in self._tree.expired(self._swept, now):
+            if len(candidates) >= limit:
+                break
+            self._swept = position
+            candidates.append(position[1])
+        keys = [key for key in dict.fromkeys(candidates) if self._has_expired(key, now)]
+        return keys, len(candidates) >= limit
+
+    def _has_expired(self, key: bytes, now: int) -> bool:
+        record = self.standing(key)
+        return record is not MISSING and expiry_of(record) <= now

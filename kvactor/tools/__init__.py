@@ -1,0 +1,1 @@
+"""Tools that try a running server from outside."""

@@ -1,0 +1,283 @@
+"""Is a history strictly serializable? And was nothing lost, nothing invented?
+
+Every answer carries the revision at which it was true. So an order of all operations is given, and
+has only to be followed: the operations are played on a model in that order, each has to have been
+told what the model says, and the order must not run against time. That takes hardly more than one
+look at each operation, however many clients there were.
+
+The rule: what is told is taken at its word, and compared with everything else that was told. An
+unknown outcome is matched with a revision that nobody else has written, or did not happen.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import msgspec
+from sortedcontainers import SortedDict
+
+from kvactor.tools.stress.history import WRITES, Changes, History, Operation, Sighting
+from kvactor.tools.stress.model import Run, State, Wrong
+
+#: When an operation happened: its revision, and behind the write that made it or not.
+Point = tuple[int, bool]
+
+
+class Verdict(msgspec.Struct):
+    """What a checker has found: `violation` in a sentence, empty if all was well, and `stretch`, the
+    operations that show it. `matched` is how many unknown outcomes have happened after all.
+    """
+
+    violation: str = ""
+    stretch: list[Operation] = []
+    revisions: int = 0
+    matched: int = 0
+
+
+class _Violation(Exception):
+    """`keys`, from revision `since` to `until`, is what to look at, and `operations` besides."""
+
+    def __init__(
+        self,
+        sentence: str,
+        operations: Iterable[Operation] = (),
+        keys: Iterable[str] = (),
+        since: int = 0,
+        until: int = 0,
+    ) -> None:
+        super().__init__(sentence)
+        self.operations = list(operations)
+        self.keys = set(keys)
+        self.since = since
+        self.until = until
+
+
+def check(history: History) -> Verdict:
+    """Return the verdict on a history."""
+    replay = _Replay(history)
+    try:
+        replay.run()
+        _check_time(replay.points)
+        _check_final(history, replay.state)
+        _check_followers(history)
+    except _Violation as violation:
+        return Verdict(
+            str(violation),
+            _stretch(history, violation),
+            revisions=len(history.feed),
+            matched=replay.matched,
+        )
+    return Verdict(revisions=len(history.feed), matched=replay.matched)
+
+
+class _Replay:
+    def __init__(self, history: History) -> None:
+        self.state: State = SortedDict()
+        self.points: list[tuple[Point, Operation]] = []
+        self.matched = 0
+        self._history = history
+        #: operations that may have happened, by the keys that they may have written; under "" those
+        #: that may have deleted a range
+        self._unknown: dict[str, list[Operation]] = defaultdict(list)
+        self._at: dict[int, list[Operation]] = defaultdict(list)
+        for one in history.operations:
+            if one.outcome in {"done", "seen"}:
+                self._at[one.revision].append(one)
+            elif one.outcome == "unknown":
+                for key in _written(one):
+                    self._unknown[key].append(one)
+
+    def run(self) -> None:
+        """Play all operations in the order of their revisions. Raises `_Violation`."""
+        feed = _by_revision(self._history.feed)
+        for revision in sorted(feed.keys() | self._at.keys()):
+            operations = self._at.pop(revision, [])
+            if revision in feed:
+                self._write(revision, feed[revision], operations)
+            for one in operations:
+                self._read(revision, one)
+
+    def _write(self, revision: int, changes: Changes, operations: list[Operation]) -> None:
+        """Find who has written a revision, and take it in."""
+        able, wrong = self._able(operations, changes)
+        if not able:
+            able = self._unknown_able(changes)[:1]
+            if not able:
+                raise self._nobody(revision, changes, operations, wrong)
+        elif len(able) > 1 or any(one.ended < able[0].began for one in operations):
+            # What one of them did may have been needless, because another one had done it before.
+            able += self._unknown_able(changes)
+        for key, value in changes.items():
+            if value is None:
+                del self.state[key]
+            else:
+                self.state[key] = (value, revision)
+        writer = next((one for one in able if self._was_first(one, operations)), able[0])
+        self.points.append(((revision, False), writer))
+        if writer.outcome == "unknown":
+            for key in _written(writer):
+                self._unknown[key].remove(writer)
+            self.matched += 1
+        else:
+            operations.remove(writer)
+
+    def _able(
+        self, operations: Iterable[Operation], changes: Changes
+    ) -> tuple[list[Operation], Wrong | None]:
+        """Return the operations that would change this, and what was wrong with another one."""
+        able: list[Operation] = []
+        wrong = None
+        for one in operations:
+            if one.writes:
+                try:
+                    if self._play(one) == changes:
+                        able.append(one)
+                except Wrong as error:
+                    wrong = error
+        return able, wrong
+
+    def _unknown_able(self, changes: Changes) -> list[Operation]:
+        """The same of those that may have happened, in order of time."""
+        candidates = self._unknown[next(iter(changes))] + self._unknown[""]
+        return self._able(sorted(candidates, key=lambda one: one.began), changes)[0]
+
+    def _was_first(self, writer: Operation, operations: list[Operation]) -> bool:
+        """Can all others that were told of a revision have come behind its writer?"""
+        return all(
+            one is writer or (one.ended >= writer.began and self._still(one)) for one in operations
+        )
+
+    def _still(self, one: Operation) -> bool:
+        try:
+            return not self._play(one) or one.outcome != "done"
+        except Wrong:
+            return False
+
+    def _nobody(
+        self, revision: int, changes: Changes, told: list[Operation], wrong: Wrong | None
+    ) -> _Violation:
+        writers = [one for one in told if one.writes]
+        if wrong is not None:
+            return self._misled(revision, writers[0], wrong)
+        sentence = f"Revision {revision} changed {sorted(changes)}, which "
+        sentence += "is not what its writer did." if writers else "nobody did, or it was rolled back."
+        return _Violation(sentence, writers, changes, revision - 1, revision)
+
+    def _read(self, revision: int, one: Operation) -> None:
+        """Play what has written nothing."""
+        try:
+            changes = self._play(one)
+        except Wrong as wrong:
+            raise self._misled(revision, one, wrong) from None
+        if changes and one.outcome == "done":
+            raise _Violation(
+                f"A write was acknowledged at revision {revision}, and is not there.",
+                [one],
+                changes,
+                revision - 1,
+                revision,
+            )
+        self.points.append(((revision, True), one))
+
+    def _play(self, one: Operation) -> Changes:
+        return Run(self.state).play(one.steps, one.told)
+
+    def _misled(self, revision: int, one: Operation, wrong: Wrong) -> _Violation:
+        key = wrong.step.key
+        standing = self.state.get(key)
+        since = standing[1] if standing is not None and wrong.step.what != "scan" else revision
+        # If it was told what another revision says, that one belongs to the story.
+        if wrong.step.what == "get" and wrong.step.result is not None:
+            since = min(since, wrong.step.result[1] or since)
+        return _Violation(
+            f"At revision {revision}, step {wrong.index + 1} of what client {one.client} did: {wrong}.",
+            [one],
+            [key],
+            since,
+            revision,
+        )
+
+
+def _written(one: Operation) -> set[str]:
+    return {"" if step.what == "clear" else step.key for step in one.steps if step.what in WRITES}
+
+
+def _by_revision(sightings: Iterable[Sighting]) -> dict[int, Changes]:
+    found: dict[int, Changes] = {}
+    last = 0
+    for one in sightings:
+        if one.revision <= last:
+            raise _Violation(f"The feed told revision {one.revision} behind {last}.")
+        last = one.revision
+        if one.changes:
+            found[last] = one.changes
+    return found
+
+
+def _check_time(points: list[tuple[Point, Operation]]) -> None:
+    """Raise `_Violation` if something that had ended came, by its revision, behind something that
+    had not begun.
+    """
+    by_end = sorted(points, key=lambda one: one[1].ended)
+    ended = 0
+    newest: tuple[Point, Operation] | None = None
+    for point, one in sorted(points, key=lambda one: one[1].began):
+        while ended < len(by_end) and by_end[ended][1].ended < one.began:
+            if newest is None or by_end[ended][0] > newest[0]:
+                newest = by_end[ended]
+            ended += 1
+        if newest is not None and newest[0] > point:
+            raise _Violation(
+                f"Something was told at revision {newest[0][0]}, and what began after that is of "
+                f"revision {point[0]}: it was stale, or it was written into the past.",
+                [newest[1], one],
+            )
+
+
+def _check_final(history: History, state: State) -> None:
+    final = {item.key: (item.value, item.revision) for item in history.final}
+    for key in sorted(final.keys() | state.keys()):
+        if final.get(key) != state.get(key):
+            raise _Violation(
+                f"In the end {key} is {final.get(key)}, and by the changes it is {state.get(key)}.",
+                keys=[key],
+                since=state.get(key, (None, history.revision))[1],
+                until=history.revision,
+            )
+
+
+def _check_followers(history: History) -> None:
+    feed = {one.revision: index for index, one in enumerate(history.feed)}
+    for number, sightings in enumerate(history.followers):
+        for index, one in enumerate(sightings):
+            place = feed.get(one.revision)
+            if place is None or history.feed[place].changes != one.changes:
+                raise _Violation(
+                    f"Follower {number} was told of revision {one.revision} what is not in the feed: "
+                    f"{one.changes}.",
+                    keys=one.changes,
+                    since=one.revision,
+                    until=one.revision,
+                )
+            if index and place != feed[sightings[index - 1].revision] + 1:
+                raise _Violation(
+                    f"Follower {number} was told revision {one.revision} behind "
+                    f"{sightings[index - 1].revision}, and missed what is between, or was told twice."
+                )
+
+
+def _stretch(history: History, violation: _Violation) -> list[Operation]:
+    """Return the shortest stretch of the history that shows a violation: who was told what is wrong,
+    and who has written the keys meanwhile.
+    """
+    shown = list(violation.operations)
+    told = {id(one) for one in shown}
+    for one in history.operations:
+        inside = one.outcome == "unknown" or violation.since <= one.revision <= violation.until
+        if (
+            inside
+            and one.writes
+            and id(one) not in told
+            and not violation.keys.isdisjoint(_written(one))
+        ):
+            shown.append(one)
+    return shown

@@ -1,0 +1,157 @@
+"""What a server is to do with an operation, naively: a dict of what is there, and a stack of dicts for
+what a transaction has written.
+
+The rule: this knows nothing of how the server does it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sortedcontainers import SortedDict
+
+from kvactor.tools.stress.history import Changes, Step
+
+#: Of each key its value, and the revision that gave it (0: none yet).
+Entry = tuple[Any, int]
+State = SortedDict[str, Entry]
+
+#: Keys that end before this one do.
+_BEYOND = chr(0x10FFFF)
+
+
+class Wrong(Exception):
+    """A step was told something that the model does not say. `index` is the step's."""
+
+    def __init__(self, index: int, step: Step, expected: object) -> None:
+        super().__init__(f"{step.what}({step.key}) was told {step.result!r} and not {expected!r}")
+        self.index = index
+        self.step = step
+
+
+class Run:
+    """Plays the steps of one operation on a state, which it leaves as it is."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._levels: list[dict[str, Entry | None]] = [{}]
+
+    def play(self, steps: Sequence[Step], told: int) -> Changes:
+        """Return what the steps change. Raises `Wrong` if one of the first `told` did not go so."""
+        for index, step in enumerate(steps):
+            expected = STEPS[step.what](self, step.key, step.argument)
+            if index < told and not agree(expected, step.result):
+                raise Wrong(index, step, expected)
+        changes = self._levels[0]
+        for level in self._levels[1:]:
+            changes = changes | level
+        return {
+            key: entry and entry[0]
+            for key, entry in changes.items()
+            if entry is not None or key in self._state
+        }
+
+    def _look(self, key: str) -> Entry | None:
+        for level in reversed(self._levels):
+            if key in level:
+                return level[key]
+        return self._state.get(key)
+
+    def _write(self, key: str, value: Any) -> None:
+        self._levels[-1][key] = None if value is None else (value, 0)
+
+    def _between(self, start: str, end: str | None) -> Iterator[tuple[str, Entry]]:
+        end = _BEYOND if end is None else end
+        keys = set(self._state.irange(start, end, (True, False)))
+        for level in self._levels:
+            keys.update(key for key in level if start <= key < end)
+        for key in sorted(keys):
+            entry = self._look(key)
+            if entry is not None:
+                yield key, entry
+
+    def put(self, key: str, value: Any) -> bool:
+        """Give a key a value; is it new?"""
+        new = self._look(key) is None
+        self._write(key, value)
+        return new
+
+    def swap(self, key: str, argument: Any) -> bool:
+        """Give a key a value if it has a revision (0: if it is not there); was that so?"""
+        expected, value = argument
+        so = self.check(key, expected)
+        if so:
+            self._write(key, value)
+        return so
+
+    def check(self, key: str, expected: Any) -> bool:
+        """Has a key a revision (0: is it not there)?"""
+        entry = self._look(key)
+        return expected == 0 if entry is None else expected not in {0, None} and entry[1] == expected
+
+    def get(self, key: str, _: Any) -> list[Any] | None:
+        """Return a key's value and revision, or None."""
+        entry = self._look(key)
+        return None if entry is None else list(entry)
+
+    def delete(self, key: str, _: Any) -> bool:
+        """Remove a key; was it there?"""
+        there = self._look(key) is not None
+        if there:
+            self._write(key, None)
+        return there
+
+    def drop(self, key: str, _: Any) -> None:
+        """Remove a key, there or not: a deletion of which nobody is told any more what it found."""
+        self._write(key, None)
+
+    def add(self, key: str, by: Any) -> int:
+        """Add to a key's number."""
+        entry = self._look(key)
+        total: int = by + (0 if entry is None else entry[0])
+        self._write(key, total)
+        return total
+
+    def scan(self, start: str, argument: Any) -> list[list[Any]]:
+        """Return keys with values and revisions from one on: up to where, how many, last first?"""
+        end, limit, reverse = argument
+        found = [[key, *entry] for key, entry in self._between(start, end)]
+        return (found[::-1] if reverse else found)[:limit]
+
+    def clear(self, start: str, end: Any) -> int:
+        """Remove the keys from one up to another; how many?"""
+        keys = [key for key, _ in self._between(start, end)]
+        for key in keys:
+            self._write(key, None)
+        return len(keys)
+
+    def begin(self, _: str, __: Any) -> None:
+        """Go one level deeper."""
+        self._levels.append({})
+
+    def rollback(self, _: str, __: Any) -> None:
+        """Forget the level."""
+        self._levels.pop()
+
+    def commit(self, _: str, __: Any) -> None:
+        """Hand the level to the one below."""
+        level = self._levels.pop()
+        self._levels[-1].update(level)
+
+
+#: Every step that there is.
+STEPS: dict[str, Callable[[Run, str, Any], object]] = {
+    step.__name__: step
+    for step in (
+        *(Run.put, Run.swap, Run.check, Run.get, Run.delete, Run.drop, Run.add, Run.scan, Run.clear),
+        *(Run.begin, Run.rollback, Run.commit),
+    )
+}
+
+
+def agree(expected: Any, told: Any) -> bool:
+    """Is what was told what was expected? Not everything is told: where `told` has None in the place of
+    a revision, or of whether a key is new, anything will do.
+    """
+    if isinstance(expected, list) and isinstance(told, list) and len(expected) == len(told):
+        return all(agree(one, other) for one, other in zip(expected, told, strict=True))
+    return expected == told or (told is None and isinstance(expected, bool | int))

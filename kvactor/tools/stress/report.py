@@ -1,0 +1,65 @@
+"""What a run has come to: a line while it works, a table at its end."""
+
+import math
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from kvactor.tools.stress.history import Operation, Outcome
+
+
+class Totals(msgspec.Struct):
+    """Of operations of one kind. Latencies are milliseconds, of those that were done."""
+
+    kind: str
+    outcomes: dict[Outcome, int]
+    p50: float
+    p99: float
+    p999: float
+
+
+def totals(operations: Sequence[Operation]) -> list[Totals]:
+    """Add up, by kind."""
+    kinds: dict[str, list[Operation]] = defaultdict(list)
+    for one in operations:
+        kinds[one.kind].append(one)
+    return [
+        Totals(
+            kind,
+            dict(Counter(one.outcome for one in ones)),
+            *(
+                percentile(sorted(one.took * 1e3 for one in ones if one.outcome == "done"), part)
+                for part in (0.5, 0.99, 0.999)
+            ),
+        )
+        for kind, ones in sorted(kinds.items())
+    ]
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """Return the smallest of some sorted values that `part` of them are not above; NaN of none."""
+    return values[math.ceil(part * len(values)) - 1] if values else math.nan
+
+
+def table(operations: Sequence[Operation], seconds: float) -> Iterator[str]:
+    """Show what was done, line by line."""
+    outcomes: tuple[Outcome, ...] = ("done", "seen", "unknown", "refused")
+    yield f"{'':12}{''.join(f'{name:>9}' for name in outcomes)}{'p50 ms':>9}{'p99':>9}{'p99.9':>9}"
+    for one in totals(operations):
+        counts = "".join(f"{one.outcomes.get(name, 0):9}" for name in outcomes)
+        yield f"{one.kind:12}{counts}{one.p50:9.2f}{one.p99:9.2f}{one.p999:9.2f}"
+    yield f"{len(operations)} operations in {seconds:.1f} s: {len(operations) / seconds:.0f} a second"
+    errors = Counter(one.error for one in operations if one.error)
+    if errors:
+        yield "not done: " + ", ".join(f"{code} {count}" for code, count in errors.most_common())
+
+
+def progress(text: str) -> None:
+    """Say how far it is, in the place of what was said before if somebody looks on."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+    elif text:
+        sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

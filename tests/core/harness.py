@@ -1,0 +1,142 @@
+"""Drives an owner without a loop, a clock or a disk: every step is a line of the test."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from kvactor.core.messages import Answer, Message
+from kvactor.core.owner import Owner
+from kvactor.core.protocols import Done, Journal, Tree
+from kvactor.core.records import Revision
+from kvactor.settings import Settings
+from kvactor.storage.memory import MemoryJournal, MemoryTree
+
+R = TypeVar("R")
+
+
+class Said(Generic[R]):
+    """A reply that remembers; raises when it is answered twice."""
+
+    def __init__(self, heard: Callable[[], None] = lambda: None) -> None:
+        self._outcome: Answer[R] | BaseException | None = None
+        self._heard = heard
+        self.cancelled = False
+
+    def set_result(self, answer: Answer[R], /) -> None:
+        self._set(answer)
+
+    def set_exception(self, error: BaseException, /) -> None:
+        self._set(error)
+
+    def _set(self, outcome: Answer[R] | BaseException) -> None:
+        if self.done():
+            raise RuntimeError("answered twice")
+        self._outcome = outcome
+        self._heard()
+
+    def done(self) -> bool:
+        return self.cancelled or self._outcome is not None
+
+    @property
+    def answered(self) -> bool:
+        return self._outcome is not None
+
+    @property
+    def error(self) -> BaseException | None:
+        return self._outcome if isinstance(self._outcome, BaseException) else None
+
+    @property
+    def revision(self) -> int:
+        if self._outcome is None:
+            raise RuntimeError("not answered yet")
+        revision = self._outcome.revision  # type: ignore[union-attr]
+        if not isinstance(revision, int):
+            raise RuntimeError(f"no revision in {self._outcome!r}")
+        return revision
+
+    @property
+    def result(self) -> R:
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        if self._outcome is None:
+            raise RuntimeError("not answered yet")
+        return self._outcome.result
+
+
+class HeldJournal(MemoryJournal):
+    """A journal whose disk waits: an append is durable only when the test says so."""
+
+    def __init__(self, *, holding: bool = True) -> None:
+        super().__init__()
+        self.holding = holding
+        self.pending: list[tuple[Sequence[Revision], Done]] = []
+
+    def append(self, revisions: Sequence[Revision], done: Done) -> None:
+        if self.holding:
+            self.pending.append((revisions, done))
+        else:
+            super().append(revisions, done)
+
+    def release(self) -> None:
+        """Let the append that is under way, if one is, reach the disk."""
+        if self.pending:
+            super().append(*self.pending.pop(0))
+
+    def break_down(self, error: BaseException) -> None:
+        """Let the append that is under way fail."""
+        self.pending.pop(0)[1](error)
+
+
+class HeldTree(MemoryTree):
+    """A tree whose folds wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holding = True
+        self.pending: list[tuple[Any, int, Done]] = []
+
+    def fold(self, changes: Any, applied: int, done: Done) -> None:
+        if self.holding:
+            self.pending.append((changes, applied, done))
+        else:
+            super().fold(changes, applied, done)
+
+    def release(self) -> None:
+        super().fold(*self.pending.pop(0))
+
+
+class Desk:
+    """An owner, its news, and the clock."""
+
+    def __init__(
+        self,
+        journal: Journal | None = None,
+        tree: Tree | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.journal = journal or MemoryJournal()
+        self.tree = tree or MemoryTree()
+        self.now = 1_000_000
+        self.news: list[Message[Any]] = []
+        self.owner = Owner(self.journal, self.tree, settings or Settings(), self.news.append)
+
+    def send(self, message: Message[R]) -> Said[R]:
+        """One drain with one message; the news stays where it is."""
+        said: Said[R] = Said()
+        self.owner.drain(self.now, [(message, said)])
+        return said
+
+    def settle(self) -> None:
+        """Give the owner its news until there is none."""
+        while self.news:
+            self.owner.drain(self.now, [(self.news.pop(0), None)])
+
+    def ask(self, message: Message[R]) -> Said[R]:
+        """Send, and settle."""
+        said = self.send(message)
+        self.settle()
+        return said
+
+    def tell(self, message: Message[None]) -> None:
+        """Give the owner news of the test's own, and settle."""
+        self.owner.drain(self.now, [(message, None)])
+        self.settle()

@@ -1,0 +1,340 @@
+"""Every interleaving of short programs, enumerated: no sleeps, no luck. Each outcome is one that
+some serial order gives.
+
+A program is a client: one plain request, or an isolated transaction that it gives up at the first
+conflict it hears of. The disk is a program too: each of its steps lets a flush finish. The judge
+runs the programs that went through one after the other on a plain dict, in every order that real
+time allows.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, combinations_with_replacement, permutations, product
+from typing import Any, NamedTuple
+
+import pytest
+
+from kvactor.core.messages import (
+    OUTSIDE,
+    Batch,
+    Begin,
+    Commit,
+    Delete,
+    DeleteRange,
+    Get,
+    Increment,
+    Message,
+    Open,
+    Presence,
+    Range,
+    Rollback,
+    Set,
+    Within,
+)
+from kvactor.core.records import value_of
+from kvactor.errors import KeyNotFound, PreconditionFailed, TransactionConflict
+from tests.core.harness import Desk, HeldJournal, Said
+
+Step = tuple[str, ...]
+Data = dict[str, str]
+
+
+class Program(NamedTuple):
+    """What one client does, step by step, in an isolated transaction; or its one plain request."""
+
+    name: str
+    isolated: bool
+    steps: tuple[Step, ...]
+
+
+def transaction(name: str, *steps: Step) -> Program:
+    return Program(name, True, (*steps, ("commit",)))
+
+
+def plain(name: str, step: Step) -> Program:
+    return Program(name, False, (step,))
+
+
+START: Data = {"a": "a0", "m": "m0"}
+
+SHORT = (
+    transaction("change a", ("get", "a"), ("set", "a", "a1")),
+    transaction("read a, write b", ("get", "a"), ("set", "b", "b1")),
+    transaction("read b, write a", ("get", "b"), ("set", "a", "a2")),
+    transaction("count k, add k1", ("range", "k", "l"), ("set", "k1", "1")),
+    transaction("count k, add k2", ("range", "k", "l"), ("set", "k2", "2")),
+    transaction("write a blindly", ("set", "a", "a3")),
+    transaction("read a and b", ("get", "a"), ("get", "b")),
+    transaction("delete a", ("delete", "a")),
+    plain("set a", ("set", "a", "a4")),
+    plain("delete a plainly", ("delete", "a")),
+    plain("set k3 plainly", ("set", "k3", "3")),
+    plain("read a plainly", ("get", "a")),
+    plain("read k plainly", ("range", "k", "l")),
+)
+LONG = (
+    transaction("swap a and m", ("get", "a"), ("get", "m"), ("set", "a", "m0"), ("set", "m", "a0")),
+    transaction(
+        "think twice", ("get", "a"), ("begin",), ("set", "a", "no"), ("rollback",), ("set", "b", "y")
+    ),
+    transaction("nest", ("begin",), ("set", "b", "n"), ("get", "b"), ("commit",), ("get", "a")),
+    transaction(
+        "clear k", ("set", "k9", "9"), ("range", "k", "l"), ("delete", "k9"), ("range", "j", "m")
+    ),
+)
+BATCHES = (
+    plain("add 1", ("add", "n", "1")),
+    plain("add 10", ("add", "n", "10")),
+    plain("create n", ("create", "n", "7")),
+    plain("clear k to o", ("clear", "k", "o")),
+    plain("read n plainly", ("get", "n")),
+    transaction("add 100 in a transaction", ("add", "n", "100")),
+    transaction("read n, add 1000", ("get", "n"), ("add", "n", "1000")),
+    transaction("set n blindly", ("set", "n", "5")),
+    transaction("clear k to o, add k1", ("clear", "k", "o"), ("set", "k1", "1")),
+    transaction("create n, read k to o", ("create", "n", "8"), ("range", "k", "o")),
+)
+
+
+def interleavings(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield every way to merge sequences of these lengths: at each point, whose step is next."""
+
+    def rest(left: list[int]) -> Iterator[tuple[int, ...]]:
+        if not any(left):
+            yield ()
+        for who, steps in enumerate(left):
+            if steps:
+                left[who] -= 1
+                for tail in rest(left):
+                    yield (who, *tail)
+                left[who] += 1
+
+    yield from rest(list(lengths))
+
+
+def message(step: Step, within: Within) -> Message[Any]:
+    name, *arguments = step
+    keys = [argument.encode() for argument in arguments]
+    match name:
+        case "get":
+            return Get(keys[0], within)
+        case "set":
+            return Set(keys[0], keys[1], "text/plain", within)
+        case "delete":
+            return Delete(keys[0], within)
+        case "range":
+            return Range(keys[0], keys[1], within=within)
+        case "add":
+            return Batch((), (Increment(keys[0], int(keys[1])),), within)
+        case "create":
+            return Set(keys[0], keys[1], "text/plain", within, expected=Presence.ABSENT)
+        case "clear":
+            return DeleteRange(keys[0], keys[1], within)
+        case "begin":
+            return Begin(within)
+        case "rollback":
+            return Rollback(within)
+    return Commit(within)
+
+
+def seen(step: Step, said: Said[Any]) -> object:
+    """What a client sees of an answer."""
+    if isinstance(said.error, KeyNotFound):
+        return None
+    if isinstance(said.error, PreconditionFailed):
+        return "taken"
+    if said.error is not None:
+        return said.error
+    if step[0] == "get":
+        return value_of(said.result).decode()
+    if step[0] == "range":
+        return [(key.decode(), value_of(record).decode()) for key, record in said.result.items]
+    if step[0] in ("add", "clear"):
+        return said.result.results
+    return "ok"
+
+
+class Run(NamedTuple):
+    """What happened to each program: when it was sent and answered, what it saw, whether it took
+    effect.
+    """
+
+    sent: dict[int, int]
+    answered: dict[int, int]
+    views: list[list[object]]
+    through: list[bool]
+    final: Data
+
+
+def run(programs: Sequence[Program], schedule: Sequence[int], *, disk: bool) -> Run:
+    journal = HeldJournal(holding=False)
+    desk = Desk(journal)
+    for key, value in START.items():
+        desk.ask(Set(key.encode(), value.encode(), "text/plain"))
+    for who, program in enumerate(programs):
+        if program.isolated:
+            desk.ask(Open(f"t{who}"))
+    journal.holding = disk
+    saids: list[list[Said[Any]]] = [[] for _ in programs]
+    sent: dict[int, int] = {}
+    answered: dict[int, int] = {}
+    time = [0]
+    for who in schedule:
+        time[0] += 1
+        if who == len(programs):
+            journal.release()
+            desk.settle()
+            continue
+        program = programs[who]
+        if saids[who] and isinstance(saids[who][-1].error, TransactionConflict):
+            continue
+        step = program.steps[len(saids[who])]
+        sent.setdefault(who, time[0])
+
+        def heard(who: int = who) -> None:
+            answered[who] = time[0]
+
+        said: Said[Any] = Said(heard)
+        saids[who].append(said)
+        desk.owner.drain(desk.now, [(message(step, f"t{who}" if program.isolated else OUTSIDE), said)])
+        desk.settle()
+    time[0] += 1
+    while journal.pending:
+        journal.release()
+        desk.settle()
+    assert all(said.answered for one in saids for said in one)
+    views = [
+        [seen(step, said) for step, said in zip(program.steps, one, strict=False)]
+        for program, one in zip(programs, saids, strict=True)
+    ]
+    through = [not any(isinstance(view, BaseException) for view in one) for one in views]
+    page = desk.ask(Range(limit=1000)).result
+    final = {key.decode(): value_of(record).decode() for key, record in page.items}
+    return Run(sent, answered, views, through, final)
+
+
+def serial(program: Program, data: Data) -> tuple[list[object], Data]:
+    """Run a program alone on a plain dict."""
+    stack = [dict(data)]
+    views: list[object] = []
+    for step in program.steps:
+        name, *arguments = step
+        top = stack[-1]
+        view: object = "ok"
+        if name == "get":
+            view = top.get(arguments[0])
+        elif name == "set":
+            top[arguments[0]] = arguments[1]
+        elif name == "delete":
+            view = "ok" if top.pop(arguments[0], None) is not None else None
+        elif name == "range":
+            view = [(key, top[key]) for key in sorted(top) if arguments[0] <= key < arguments[1]]
+        elif name == "add":
+            top[arguments[0]] = str(int(top.get(arguments[0], "0")) + int(arguments[1]))
+            view = [int(top[arguments[0]])]
+        elif name == "create":
+            view = "taken" if arguments[0] in top else "ok"
+            top.setdefault(arguments[0], arguments[1])
+        elif name == "clear":
+            found = [key for key in top if arguments[0] <= key < arguments[1]]
+            for key in found:
+                del top[key]
+            view = [len(found)]
+        elif name == "begin":
+            stack.append(dict(top))
+        elif name == "rollback":
+            stack.pop()
+        elif len(stack) > 1:
+            stack[-2:] = [top]
+        views.append(view)
+    return views, stack[-1]
+
+
+def explains(programs: Sequence[Program], order: Sequence[int], happened: Run) -> bool:
+    """Does this serial order give what those that went through saw, and the final state? And did
+    those that were turned away see, before they were, one state that there was?"""
+    data, states = dict(START), [dict(START)]
+    for who in order:
+        views, data = serial(programs[who], data)
+        if views != happened.views[who]:
+            return False
+        states.append(data)
+    if data != happened.final:
+        return False
+    for who, program in enumerate(programs):
+        if not happened.through[who]:
+            views = happened.views[who]
+            before = next(i for i, view in enumerate(views) if isinstance(view, BaseException))
+            part = program._replace(steps=program.steps[:before])
+            if not any(serial(part, state)[0] == views[:before] for state in states):
+                return False
+    return True
+
+
+def check(programs: Sequence[Program], schedule: Sequence[int], *, disk: bool = False) -> Run:
+    happened = run(programs, schedule, disk=disk)
+    for one in happened.views:
+        assert all(
+            isinstance(view, TransactionConflict) for view in one if isinstance(view, BaseException)
+        )
+    went = [who for who in range(len(programs)) if happened.through[who]]
+    in_time = [(a, b) for a in went for b in went if happened.answered[a] < happened.sent[b]]
+    orders = [
+        order
+        for order in permutations(went)
+        if all(order.index(a) < order.index(b) for a, b in in_time)
+    ]
+    assert any(explains(programs, order, happened) for order in orders), (
+        f"no serial order explains {schedule} of {[program.name for program in programs]}: {happened}"
+    )
+    return happened
+
+
+def name(programs: Sequence[Program]) -> str:
+    return " | ".join(program.name for program in programs)
+
+
+PAIRS = [*combinations_with_replacement(SHORT, 2), *combinations_with_replacement(LONG, 2)]
+MIXED = [(short, long) for short in SHORT for long in LONG]
+TRIPLES = [*combinations(SHORT[:5], 3), *combinations(BATCHES[1:7], 3)]
+
+
+@pytest.mark.parametrize("programs", [*PAIRS, *MIXED, *product(BATCHES, SHORT[3:5])], ids=name)
+def test_every_interleaving_of_a_pair_is_strictly_serializable(programs: tuple[Program, ...]) -> None:
+    for schedule in interleavings([len(program.steps) for program in programs]):
+        check(programs, schedule)
+
+
+@pytest.mark.parametrize(
+    "programs",
+    [*combinations_with_replacement(SHORT, 2), *combinations_with_replacement(BATCHES, 2)],
+    ids=name,
+)
+def test_every_interleaving_of_a_pair_and_the_disk_is_strictly_serializable(
+    programs: tuple[Program, ...],
+) -> None:
+    for schedule in interleavings([*(len(program.steps) for program in programs), 2]):
+        check(programs, schedule, disk=True)
+
+
+@pytest.mark.parametrize("programs", TRIPLES, ids=name)
+def test_every_interleaving_of_a_triple_is_strictly_serializable(programs: tuple[Program, ...]) -> None:
+    for schedule in interleavings([len(program.steps) for program in programs]):
+        check(programs, schedule)
+
+
+def test_the_judge_refuses_what_no_serial_order_gives() -> None:
+    skew = (SHORT[1], SHORT[2])
+    honest = check(skew, [0, 1, 0, 1, 0, 1])
+    assert honest.through == [True, False]
+    both = honest._replace(
+        views=[["a0", "ok", "ok"], [None, "ok", "ok"]],
+        through=[True, True],
+        final={**START, "a": "a2", "b": "b1"},
+    )
+    assert not any(explains(skew, order, both) for order in permutations((0, 1)))
+
+
+def test_an_early_reader_of_others_keys_is_never_disturbed() -> None:
+    reader, writer = transaction("m", ("get", "m"), ("set", "m", "m1")), SHORT[0]
+    for schedule in interleavings([len(reader.steps), len(writer.steps)]):
+        assert check((reader, writer), schedule).through == [True, True]

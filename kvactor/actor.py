@@ -28,7 +28,7 @@ TICK = 1.0
 
 #: Seconds of the loop's time that a fold in the background is lent after a drain, when it has
 #: fallen behind.
-LOAN = 0.001
+FOLD_YIELD = 0.001
 
 
 def wall_clock() -> int:
@@ -63,7 +63,7 @@ class StoreActor:
             settings,
             self._post,
         )
-        self._rang = 0.0
+        self._woken_at = 0.0
         self._draining: list[Envelope] = []
         #: makes the error for whoever asks, unless the loop is running
         self._closed: Callable[[], KvactorError] | None = _stopping
@@ -98,7 +98,7 @@ class StoreActor:
 
     def _put(self, envelope: Envelope) -> None:
         if not self._mailbox:
-            self._rang = self.metrics.clock()
+            self._woken_at = self.metrics.clock()
             self._mail.set_result(None)
         self._mailbox.append(envelope)
 
@@ -135,12 +135,12 @@ class StoreActor:
                 await self._mail
                 self._mail = self._loop.create_future()
                 self._draining, self._mailbox = self._mailbox, []
-                self.metrics.mailbox_wait.observe(self.metrics.clock() - self._rang)
+                self.metrics.mailbox_wait.observe(self.metrics.clock() - self._woken_at)
                 owner.drain(self._clock(), self._draining)
                 self.revision = owner.revision
                 self._room = self._settings.mailbox_size - len(owner.held)
                 if owner.behind:
-                    _lend_time()
+                    _yield_to_fold()
         except Exception as error:
             log.critical(
                 "the owner has failed, the process must end: %s", _chain(error), exc_info=error
@@ -171,9 +171,9 @@ def _unknown() -> OutcomeUnknown:
     )
 
 
-def _lend_time() -> None:
+def _yield_to_fold() -> None:
     # A fold gets the interpreter only when the loop lets go of it, which a busy one hardly ever does.
-    time.sleep(LOAN)
+    time.sleep(FOLD_YIELD)
 
 
 def _chain(error: BaseException) -> str:

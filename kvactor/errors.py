@@ -12,13 +12,13 @@ from typing import ClassVar
 class KvactorError(Exception):
     """An expected outcome. The message is a whole sentence for the caller.
 
-    `rests_on` is the revision, perhaps only staged, that has to be durable before the outcome may
+    `depends_on` is the revision, perhaps only staged, that has to be durable before the outcome may
     be told (P3; 0: none); `revision` is the store's revision at which it happened, once the owner
     has answered with it.
     """
 
     code: ClassVar[str] = "error"
-    rests_on: int = 0
+    depends_on: int = 0
     revision: int | None = None
 
     def __init__(self, sentence: str, details: Mapping[str, object] | None = None) -> None:

@@ -29,7 +29,7 @@ DURATIONS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
-class Distribution:
+class Histogram:
     """How often a value was how large. One thread at a time may observe."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
@@ -65,24 +65,24 @@ class Metrics:
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
         #: by method, route and status
-        self.requests: dict[tuple[str, str, int], Distribution] = {}
+        self.requests: dict[tuple[str, str, int], Histogram] = {}
         #: by code
         self.errors: Counter[str] = Counter()
-        self.mailbox_wait = Distribution()
-        self.flush = Distribution()
-        self.flush_size = Distribution(SIZES)
-        self.fold = Distribution()
+        self.mailbox_wait = Histogram()
+        self.flush = Histogram()
+        self.flush_size = Histogram(SIZES)
+        self.fold = Histogram()
         self.subscribers = 0
         self.connections = 0
-        self.cut_off = 0
+        self.slow_clients_disconnected = 0
 
     def counter(self, method: str, route: str) -> Callable[[int, float], None]:
         """Return what counts requests by their status, and the seconds that they took."""
-        by_status: dict[int, Distribution] = {}
+        by_status: dict[int, Histogram] = {}
 
         def count(status: int, seconds: float) -> None:
             if status not in by_status:
-                by_status[status] = self.requests[method, route, status] = Distribution()
+                by_status[status] = self.requests[method, route, status] = Histogram()
             by_status[status].observe(seconds)
 
         return count
@@ -136,9 +136,9 @@ class Metrics:
             errors.add_metric((code,), count)
         yield errors
         yield CounterMetricFamily(
-            "kvactor_connections_cut_off",
+            "kvactor_slow_clients_disconnected",
             "Clients that did not read what they were sent.",
-            self.cut_off,
+            self.slow_clients_disconnected,
         )
 
 
@@ -204,7 +204,7 @@ class MeasuredTree:
         self._tree.fold(changes, applied, _timed(metrics.fold, metrics.clock, done))
 
 
-def _timed(distribution: Distribution, clock: Clock, done: Done) -> Done:
+def _timed(distribution: Histogram, clock: Clock, done: Done) -> Done:
     began = clock()
 
     def report(error: BaseException | None) -> None:

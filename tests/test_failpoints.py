@@ -134,7 +134,7 @@ def test_what_cannot_be_is_refused_with_a_sentence_that_says_what_could(
 ) -> None:
     environ.setenv(FAILPOINTS, text)
     assert cli.main([]) == 2
-    said = capsys.readouterr().err
-    assert re.fullmatch(r"kvactor: .+\n", said)
-    assert said.startswith(f"kvactor: {FAILPOINTS}: {sentence}")
+    reply = capsys.readouterr().err
+    assert re.fullmatch(r"kvactor: .+\n", reply)
+    assert reply.startswith(f"kvactor: {FAILPOINTS}: {sentence}")
     assert not changed(functions)

@@ -51,7 +51,7 @@ from kvactor.errors import (
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage, open_directory
 from kvactor.storage.memory import MemoryTree
-from tests.core.harness import Desk, HeldJournal, HeldTree, Said
+from tests.core.harness import HeldJournal, HeldTree, OwnerHarness, RecordingReply
 
 Start = Callable[..., Any]
 
@@ -92,16 +92,16 @@ async def test_p1_only_the_owner_touches_the_store_and_there_is_no_lock(actor: S
 
 def test_p2_queue_order_is_commit_order_is_revision_order() -> None:
     journal = HeldJournal()
-    desk = Desk(journal)
-    desk.ask(Open("t"))
-    desk.ask(put(b"t", b"t", "t"))
-    desk.ask(put(b"t2", b"t", "t"))
+    harness = OwnerHarness(journal)
+    harness.ask(Open("t"))
+    harness.ask(put(b"t", b"t", "t"))
+    harness.ask(put(b"t2", b"t", "t"))
     messages: list[Message[Any]] = [put(b"a"), put(b"a", b"2"), Commit("t"), Delete(b"a"), put(b"b")]
-    saids: list[Said[Any]] = [Said() for _ in messages]
-    desk.owner.drain(desk.now, list(zip(messages, saids, strict=True)))
+    replies: list[RecordingReply[Any]] = [RecordingReply() for _ in messages]
+    harness.owner.drain(harness.now, list(zip(messages, replies, strict=True)))
     journal.release()
-    desk.settle()
-    assert [said.revision for said in saids] == [1, 2, 3, 4, 5]
+    harness.settle()
+    assert [reply.revision for reply in replies] == [1, 2, 3, 4, 5]
     rows = [decode_revision(number, row) for number, row in journal.rows.items()]
     assert [[key for key, _ in row.changes] for row in rows] == [
         [b"a"],
@@ -115,37 +115,37 @@ def test_p2_queue_order_is_commit_order_is_revision_order() -> None:
 
 def test_p3_nothing_is_acknowledged_or_visible_before_it_is_durable() -> None:
     journal = HeldJournal(holding=False)
-    desk = Desk(journal)
-    desk.ask(put(b"a", b"old"))
-    desk.ask(put(b"gone"))
+    harness = OwnerHarness(journal)
+    harness.ask(put(b"a", b"old"))
+    harness.ask(put(b"gone"))
     journal.holding = True
-    written = desk.ask(put(b"a", b"new"))
-    deleted = desk.ask(Delete(b"gone"))
+    written = harness.ask(put(b"a", b"new"))
+    deleted = harness.ask(Delete(b"gone"))
     assert not written.answered
     # Others still see what is durable, at once.
-    assert value_of(desk.ask(Get(b"a")).result) == b"old"
-    assert desk.ask(Get(b"gone")).revision == 2
-    assert [key for key, _ in desk.ask(Range()).result.items] == [b"a", b"gone"]
+    assert value_of(harness.ask(Get(b"a")).result) == b"old"
+    assert harness.ask(Get(b"gone")).revision == 2
+    assert [key for key, _ in harness.ask(Range()).result.items] == [b"a", b"gone"]
     # What depends on a staged write waits for it: a failed delete, a transaction's reads, a conflict.
-    missing = desk.ask(Delete(b"gone"))
-    desk.ask(Open("t"))
-    read = desk.ask(Get(b"a", "t"))
-    scanned = desk.ask(Range(within="t"))
-    desk.ask(Begin(SHARED))
-    shared = desk.ask(Get(b"a", SHARED))
-    assert not any(said.answered for said in (deleted, missing, read, scanned, shared))
-    desk.ask(Open("u"))
-    assert desk.ask(Get(b"quiet", "u")).error is not None
-    doomed: list[Said[Any]] = [desk.ask(put(b"quiet")), desk.ask(Get(b"quiet", "u"))]
-    assert not any(said.answered for said in doomed)
+    missing = harness.ask(Delete(b"gone"))
+    harness.ask(Open("t"))
+    read = harness.ask(Get(b"a", "t"))
+    scanned = harness.ask(Range(within="t"))
+    harness.ask(Begin(SHARED))
+    shared = harness.ask(Get(b"a", SHARED))
+    assert not any(reply.answered for reply in (deleted, missing, read, scanned, shared))
+    harness.ask(Open("u"))
+    assert harness.ask(Get(b"quiet", "u")).error is not None
+    doomed: list[RecordingReply[Any]] = [harness.ask(put(b"quiet")), harness.ask(Get(b"quiet", "u"))]
+    assert not any(reply.answered for reply in doomed)
     journal.release()
-    desk.settle()
+    harness.settle()
     assert written.revision == 3
     assert (value_of(read.result), read.revision) == (b"new", 3)
     assert value_of(shared.result) == b"new"
     assert isinstance(missing.error, KeyNotFound) or not missing.answered
     journal.release()
-    desk.settle()
+    harness.settle()
     assert isinstance(missing.error, KeyNotFound)
     assert isinstance(doomed[1].error, TransactionConflict)
     assert [key for key, _ in scanned.result.items] == [b"a"]
@@ -195,32 +195,32 @@ async def test_p4_a_stop_waits_for_the_flush_of_what_was_accepted(
 
 def test_p5_a_revision_is_atomic_in_the_store_and_in_the_journal() -> None:
     journal, tree = HeldJournal(), HeldTree()
-    desk = Desk(journal, tree, Settings(memtable_size=1))
-    desk.ask(Open("t"))
+    harness = OwnerHarness(journal, tree, Settings(memtable_size=1))
+    harness.ask(Open("t"))
     for key in (b"x", b"y", b"z"):
-        desk.ask(put(key, b"v", "t"))
-    desk.ask(Commit("t"))
-    assert desk.ask(Range()).result.items == []
+        harness.ask(put(key, b"v", "t"))
+    harness.ask(Commit("t"))
+    assert harness.ask(Range()).result.items == []
     journal.release()
     assert [len(decode_revision(1, row).changes) for row in journal.rows.values()] == [3]
-    desk.settle()
+    harness.settle()
     # Now it is being folded, which does not show.
     assert tree.pending
-    assert [decode(record).revision for _, record in desk.ask(Range()).result.items] == [1, 1, 1]
+    assert [decode(record).revision for _, record in harness.ask(Range()).result.items] == [1, 1, 1]
     # A server that starts anew on this journal, without the fold, sees all three.
-    assert len(Desk(journal, MemoryTree()).ask(Range()).result.items) == 3
+    assert len(OwnerHarness(journal, MemoryTree()).ask(Range()).result.items) == 3
 
 
 def test_p5_a_commit_is_one_revision_however_many_keys_it_has() -> None:
     journal = HeldJournal(holding=False)
-    desk = Desk(journal)
+    harness = OwnerHarness(journal)
     many = [put(b"%d" % number) for number in range(10_000)]
-    assert desk.ask(Batch((), tuple(many))).revision == 1
-    desk.ask(Open("t"))
+    assert harness.ask(Batch((), tuple(many))).revision == 1
+    harness.ask(Open("t"))
     for one in many:
-        desk.ask(put(one.key, b"2", "t"))
-    assert desk.ask(Commit("t")).revision == 2
-    assert desk.ask(DeleteRange(b"", None)).revision == 3
+        harness.ask(put(one.key, b"2", "t"))
+    assert harness.ask(Commit("t")).revision == 2
+    assert harness.ask(DeleteRange(b"", None)).revision == 3
     assert [len(decode_revision(*row).changes) for row in journal.rows.items()] == [len(many)] * 3
 
 
@@ -232,20 +232,20 @@ def test_p6_isolated_transactions_are_strictly_serializable_phantoms_included() 
         [Range(b"a", b"z", within="t"), Range(b"a", b"z", within="u")],
     ]
     for reads in pairs:
-        desk = Desk()
+        harness = OwnerHarness()
         for id_ in ("t", "u", "apart"):
-            desk.ask(Open(id_))
-        desk.ask(Get(b"zzz", "apart"))
+            harness.ask(Open(id_))
+        harness.ask(Get(b"zzz", "apart"))
         first: Message[Any]
         for first in reads:
-            desk.ask(first)
-        desk.ask(put(b"a", b"t", "t"))
-        desk.ask(put(b"a" if reads[0] == Get(b"a", "t") else b"b", b"u", "u"))
-        desk.ask(put(b"zzzz", b"apart", "apart"))
-        assert desk.ask(Commit("t")).revision == 1
-        assert isinstance(desk.ask(Commit("u")).error, TransactionConflict)
-        assert desk.ask(Commit("apart")).revision == 2
-        assert [value_of(record) for _, record in desk.ask(Range()).result.items] == [b"t", b"apart"]
+            harness.ask(first)
+        harness.ask(put(b"a", b"t", "t"))
+        harness.ask(put(b"a" if reads[0] == Get(b"a", "t") else b"b", b"u", "u"))
+        harness.ask(put(b"zzzz", b"apart", "apart"))
+        assert harness.ask(Commit("t")).revision == 1
+        assert isinstance(harness.ask(Commit("u")).error, TransactionConflict)
+        assert harness.ask(Commit("apart")).revision == 2
+        assert [value_of(record) for _, record in harness.ask(Range()).result.items] == [b"t", b"apart"]
 
 
 async def test_p7_cancelling_a_waiter_neither_undoes_nor_harms(
@@ -285,7 +285,9 @@ async def test_p8_the_mailbox_is_bounded_and_recovers(actor: StoreActor, journal
 
 
 def test_p8_keys_values_depth_number_and_size_of_transactions_are_bounded() -> None:
-    desk = Desk(settings=Settings(max_value_size=10, max_transactions=1, max_transaction_size=1000))
+    harness = OwnerHarness(
+        settings=Settings(max_value_size=10, max_transactions=1, max_transaction_size=1000)
+    )
     refused: Sequence[tuple[Message[Any], type[KvactorError]]] = [
         (put(b""), InvalidKey),
         (put(b"k" * 512), InvalidKey),
@@ -294,59 +296,59 @@ def test_p8_keys_values_depth_number_and_size_of_transactions_are_bounded() -> N
         (put(b"k", b"v" * 11), ValueTooLarge),
         (Open("u"), TooManyTransactions),
     ]
-    desk.ask(Open("t"))
+    harness.ask(Open("t"))
     for message, error in refused:
-        assert isinstance(desk.ask(message).error, error)
-    assert desk.ask(put(b"k" * 511, b"v" * 10)).error is None
+        assert isinstance(harness.ask(message).error, error)
+    assert harness.ask(put(b"k" * 511, b"v" * 10)).error is None
     for _ in range(31):
-        desk.ask(Begin("t"))
-    assert isinstance(desk.ask(Begin("t")).error, TransactionTooDeep)
-    saids = [desk.ask(Get(b"%d" % n, "t")) for n in range(20)]
-    assert isinstance(saids[-1].error, TransactionTooLarge)
-    assert isinstance(desk.ask(Range(b"a", b"b", within="t")).error, TransactionTooLarge)
-    assert isinstance(desk.ask(put(b"x", b"y", "t")).error, TransactionTooLarge)
-    desk.now += 30_000
-    assert desk.ask(Open("u")).error is None
+        harness.ask(Begin("t"))
+    assert isinstance(harness.ask(Begin("t")).error, TransactionTooDeep)
+    replies = [harness.ask(Get(b"%d" % n, "t")) for n in range(20)]
+    assert isinstance(replies[-1].error, TransactionTooLarge)
+    assert isinstance(harness.ask(Range(b"a", b"b", within="t")).error, TransactionTooLarge)
+    assert isinstance(harness.ask(put(b"x", b"y", "t")).error, TransactionTooLarge)
+    harness.now += 30_000
+    assert harness.ask(Open("u")).error is None
 
 
 @pytest.mark.parametrize("within", [SHARED, "t"])
 def test_p8_what_inner_levels_have_committed_counts_among_a_transactions_bytes(within: Any) -> None:
-    desk = Desk(settings=Settings(max_transaction_size=5000))
-    desk.ask(Open("t"))
-    desk.ask(Begin(within))
+    harness = OwnerHarness(settings=Settings(max_transaction_size=5000))
+    harness.ask(Open("t"))
+    harness.ask(Begin(within))
     errors: list[BaseException | None] = []
     for number in range(100):
-        desk.ask(Begin(within))
-        errors.append(desk.ask(put(b"%d" % number, b"v" * 100, within)).error)
-        assert desk.ask(Commit(within)).error is None
+        harness.ask(Begin(within))
+        errors.append(harness.ask(put(b"%d" % number, b"v" * 100, within)).error)
+        assert harness.ask(Commit(within)).error is None
     assert errors[:10] == [None] * 10
     assert isinstance(errors[-1], TransactionTooLarge)
 
 
 def test_p8_writes_stop_below_the_floor_of_free_space_and_reads_go_on() -> None:
-    desk = Desk()
-    desk.ask(put(b"a"))
-    desk.ask(Open("t"))
-    desk.ask(put(b"t", b"t", "t"))
-    desk.tell(Tick(Settings().min_free_space - 1))
+    harness = OwnerHarness()
+    harness.ask(put(b"a"))
+    harness.ask(Open("t"))
+    harness.ask(put(b"t", b"t", "t"))
+    harness.tell(Tick(Settings().min_free_space - 1))
     refused: list[Message[Any]] = [put(b"b"), Delete(b"a"), Commit("t"), put(b"b", b"1", "t")]
     for message in refused:
-        assert isinstance(desk.ask(message).error, StorageFull)
-    assert value_of(desk.ask(Get(b"a")).result) == b"1"
-    desk.tell(Tick(Settings().min_free_space))
-    assert desk.ask(Commit("t")).revision == 2
+        assert isinstance(harness.ask(message).error, StorageFull)
+    assert value_of(harness.ask(Get(b"a")).result) == b"1"
+    harness.tell(Tick(Settings().min_free_space))
+    assert harness.ask(Commit("t")).revision == 2
     # What was written since the last reading of the disk is reckoned with.
-    assert isinstance(desk.ask(put(b"b")).error, StorageFull)
+    assert isinstance(harness.ask(put(b"b")).error, StorageFull)
 
 
 def history(journal: HeldJournal) -> list[object]:
     """Play one fixed piece, with a slow disk, time, expiry and every kind of message; return all
     replies.
     """
-    desk = Desk(journal, settings=Settings(memtable_size=300, history=3))
-    said: list[Said[Any]] = []
+    harness = OwnerHarness(journal, settings=Settings(memtable_size=300, history=3))
+    reply: list[RecordingReply[Any]] = []
     for n in range(60):
-        desk.now += 7
+        harness.now += 7
         journal.holding = n % 5 != 0
         one: Message[Any]
         for one in (
@@ -362,23 +364,23 @@ def history(journal: HeldJournal) -> list[object]:
             Range(b"k", b"l", 3, n % 2 == 0),
             Status(),
         ):
-            said.append(desk.ask(one))
-        desk.tell(Tick(1 << 40))
+            reply.append(harness.ask(one))
+        harness.tell(Tick(1 << 40))
         journal.release()
-        desk.settle()
+        harness.settle()
     # Many keys that end at once, some of them folded.
     for n in range(20):
-        said.append(desk.ask(Set(b"last%d" % n, b"", "text/plain", ttl=10)))
+        reply.append(harness.ask(Set(b"last%d" % n, b"", "text/plain", ttl=10)))
     journal.holding = False
     while journal.pending:
         journal.release()
-        desk.settle()
-    desk.now += 20
-    desk.tell(Tick(1 << 40))
-    assert desk.ask(Range(b"last", b"last~")).result.items == []
+        harness.settle()
+    harness.now += 20
+    harness.tell(Tick(1 << 40))
+    assert harness.ask(Range(b"last", b"last~")).result.items == []
     return [
         (type(one.error), str(one.error), one.revision) if one.error else (one.revision, one.result)
-        for one in said
+        for one in reply
     ]
 
 
@@ -414,17 +416,17 @@ def test_p9_the_hashes_of_a_process_decide_nothing(seed: str) -> None:
 
 def test_p9_a_disk_gets_byte_for_byte_what_memory_gets(tmp_path: Path) -> None:
     memory = HeldJournal(holding=False)
-    desk = Desk(memory)
+    harness = OwnerHarness(memory)
     with open_directory(tmp_path, 1 << 30) as storage:
         news: list[Message[Any]] = []
         owner = Owner(storage.journal, storage.tree, Settings(), news.append)
         for n in range(20):
-            desk.now += 1
-            desk.ask(put(b"k%d" % (n % 3), b"%d" % n))
-            owner.drain(desk.now, [(put(b"k%d" % (n % 3), b"%d" % n), None)])
+            harness.now += 1
+            harness.ask(put(b"k%d" % (n % 3), b"%d" % n))
+            owner.drain(harness.now, [(put(b"k%d" % (n % 3), b"%d" % n), None)])
             while owner.revision <= n:
                 while news:
-                    owner.drain(desk.now, [(news.pop(0), None)])
+                    owner.drain(harness.now, [(news.pop(0), None)])
         rows = list(storage.journal.replay(0))
     assert rows == [decode_revision(number, row) for number, row in memory.rows.items()]
     assert len(rows) == 20
@@ -472,11 +474,11 @@ async def test_p10_an_unexpected_exception_in_the_owner_does_the_same(
 
 def test_p10_a_failed_fold_ends_the_owner_too() -> None:
     tree = HeldTree()
-    desk = Desk(tree=tree, settings=Settings(memtable_size=1))
-    desk.ask(put(b"a"))
+    harness = OwnerHarness(tree=tree, settings=Settings(memtable_size=1))
+    harness.ask(put(b"a"))
     tree.pending[0][2](OSError(28, "No space left on device"))
     with pytest.raises(StorageFailed, match="could not fold"):
-        desk.settle()
+        harness.settle()
 
 
 def test_every_promise_has_a_test_that_bears_its_name() -> None:

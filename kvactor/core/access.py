@@ -22,7 +22,7 @@ class Access:
     """The keys of a store, as the transactions of some sessions see them.
 
     `now` (milliseconds since the epoch) and `free_space` (bytes) are what the owner has read last.
-    `rests_on` is the newest revision that the answer which is being made depends on: the owner sets it
+    `depends_on` is the newest revision that the answer in the making depends on: the owner sets it
     to 0 before each message, and holds the answer until it is durable.
     """
 
@@ -32,7 +32,7 @@ class Access:
         self._settings = settings
         self.now = 0
         self.free_space = free_space
-        self.rests_on = 0
+        self.depends_on = 0
 
     def transaction(self, within: Within) -> Transaction | None:
         """Return the transaction that a request speaks in, as `Sessions.use`; None for outside."""
@@ -52,7 +52,7 @@ class Access:
             return MISSING
         if entry is not MISSING:
             return MISSING if records.expiry_of(entry) <= self.now else entry
-        self._depend(transaction, self._store.rests_on(key))
+        self._depend_on(transaction, self._store.depends_on(key))
         if transaction.id is None:
             return self._store.staged.get(key, self.now)
         self._check_size(transaction, len(key))
@@ -63,10 +63,10 @@ class Access:
             transaction.reads.saw_record(record)
         return record
 
-    def stands(self, key: bytes) -> bool:
+    def exists(self, key: bytes) -> bool:
         """Is there a record that a write of `key` would replace, staged or not, be it damaged?"""
-        self.rests_on = max(self.rests_on, self._store.rests_on(key))
-        record = self._store.standing(key)
+        self.depends_on = max(self.depends_on, self._store.depends_on(key))
+        record = self._store.current(key)
         return record is not MISSING and records.expiry_of(record) > self.now
 
     def scan(
@@ -108,7 +108,7 @@ class Access:
             last = items[-1][0]
             start, end = (last, end) if reverse else (start, last + b"\0")
         if transaction is not None:
-            self._depend(transaction, self._store.rests_on_range(start, end))
+            self._depend_on(transaction, self._store.depends_on_range(start, end))
             if transaction.id is not None:
                 self._check_size(transaction, len(start) + len(end))
                 self._sessions.readers.saw_range(transaction, start, end)
@@ -117,9 +117,9 @@ class Access:
                         transaction.reads.saw_record(record)
         return Page(items, more)
 
-    def _depend(self, transaction: Transaction, revision: int) -> None:
-        self.rests_on = max(self.rests_on, revision)
-        transaction.rests_on = max(transaction.rests_on, revision)
+    def _depend_on(self, transaction: Transaction, revision: int) -> None:
+        self.depends_on = max(self.depends_on, revision)
+        transaction.depends_on = max(transaction.depends_on, revision)
 
     # -- writing --
 
@@ -135,11 +135,13 @@ class Access:
         """
         changed = self._store.stage(changes, self.now)
         if changed:
-            self._sessions.wrote((key for key, _ in changed), self._store.head)
-            self.rests_on = self._store.head
+            self._sessions.invalidate_readers((key for key, _ in changed), self._store.head)
+            self.depends_on = self._store.head
         else:
             # That there was nothing left to delete may not be durable yet.
-            self.rests_on = max(self.rests_on, *(self._store.rests_on(key) for key, _ in changes), 0)
+            self.depends_on = max(
+                self.depends_on, *(self._store.depends_on(key) for key, _ in changes), 0
+            )
         return changed
 
     # -- limits --

@@ -19,11 +19,11 @@ R = TypeVar("R")
 class Scope(Enum):
     """The two places to speak from that have no id."""
 
-    OUTSIDE = "outside"
+    AUTOCOMMIT = "outside"
     SHARED = "shared"
 
 
-OUTSIDE: Final = Scope.OUTSIDE
+AUTOCOMMIT: Final = Scope.AUTOCOMMIT
 SHARED: Final = Scope.SHARED
 
 Within = str | Scope
@@ -92,7 +92,7 @@ class Written(msgspec.Struct, frozen=True):
 Result = bytes | bool | int | Page | None
 
 
-class BatchResult(msgspec.Struct, frozen=True):
+class BatchResponse(msgspec.Struct, frozen=True):
     """What a batch has done: the revision that it made (0: none, or none yet), and its results."""
 
     revision: int
@@ -110,17 +110,17 @@ class Presence(Enum):
 
 
 #: What a key is expected to be: there or not, or at one of these revisions (a draft's is 0).
-Expected = Presence | tuple[int, ...]
+Precondition = Presence | tuple[int, ...]
 
 
 class Check(msgspec.Struct, frozen=True):
     """A condition on a key."""
 
     key: bytes
-    expected: Expected
+    expected: Precondition
 
 
-class Once(msgspec.Struct, frozen=True):
+class IdempotencyKey(msgspec.Struct, frozen=True):
     """A write's idempotency key, hashed, and a hash of all that makes the request what it is."""
 
     key: bytes
@@ -134,7 +134,7 @@ class Get(Message[bytes], frozen=True):
     """Read a key's record. Raises `KeyNotFound`."""
 
     key: bytes
-    within: Within = OUTSIDE
+    within: Within = AUTOCOMMIT
 
 
 class Set(Message[Written], frozen=True):
@@ -146,19 +146,19 @@ class Set(Message[Written], frozen=True):
     key: bytes
     value: bytes
     content_type: str
-    within: Within = OUTSIDE
+    within: Within = AUTOCOMMIT
     ttl: int | None = None
-    expected: Expected | None = None
-    once: Once | None = None
+    expected: Precondition | None = None
+    once: IdempotencyKey | None = None
 
 
 class Delete(Message[Written], frozen=True):
     """Remove a key. Raises `KeyNotFound`, `PreconditionFailed`."""
 
     key: bytes
-    within: Within = OUTSIDE
-    expected: Expected | None = None
-    once: Once | None = None
+    within: Within = AUTOCOMMIT
+    expected: Precondition | None = None
+    once: IdempotencyKey | None = None
 
 
 class Increment(msgspec.Struct, frozen=True):
@@ -177,11 +177,11 @@ class Range(Message[Page], frozen=True):
     end: bytes | None = None
     limit: int = 100
     reverse: bool = False
-    within: Within = OUTSIDE
+    within: Within = AUTOCOMMIT
     values: bool = True
 
 
-class DeleteRange(Message[BatchResult], frozen=True):
+class DeleteRange(Message[BatchResponse], frozen=True):
     """Remove all keys from `start` up to but not including `end`, in one revision.
 
     Raises `RangeTooLarge`.
@@ -189,14 +189,14 @@ class DeleteRange(Message[BatchResult], frozen=True):
 
     start: bytes
     end: bytes | None
-    within: Within = OUTSIDE
-    once: Once | None = None
+    within: Within = AUTOCOMMIT
+    once: IdempotencyKey | None = None
 
 
 Operation = Get | Set | Delete | Increment | Range | DeleteRange
 
 
-class Batch(Message[BatchResult], frozen=True):
+class Batch(Message[BatchResponse], frozen=True):
     """Do operations in order, all or none, in one revision, if all checks hold.
 
     What the operations say of transactions, conditions and idempotency keys is not looked at. Raises
@@ -205,8 +205,8 @@ class Batch(Message[BatchResult], frozen=True):
 
     checks: tuple[Check, ...]
     operations: tuple[Operation, ...]
-    within: Within = OUTSIDE
-    once: Once | None = None
+    within: Within = AUTOCOMMIT
+    once: IdempotencyKey | None = None
 
 
 # -- the feed --

@@ -13,13 +13,13 @@ from kvactor.core import records
 from kvactor.core.access import Access
 from kvactor.core.messages import (
     Batch,
-    BatchResult,
+    BatchResponse,
     Delete,
     DeleteRange,
-    Expected,
     Get,
     Increment,
     Page,
+    Precondition,
     Presence,
     Range,
     Result,
@@ -109,7 +109,7 @@ class Operations:
             return Written(0, False)
         key = message.key
         self._access.check_key(key)
-        if not self._access.stands(key):
+        if not self._access.exists(key):
             raise KeyNotFound("Key not found")
         self._access.check_space()
         self._access.stage([(key, TOMBSTONE)])
@@ -120,18 +120,18 @@ class Operations:
         transaction = self._access.transaction(message.within)
         return self._range(transaction, message, min(PART, self._settings.max_body_size))
 
-    def delete_range(self, message: DeleteRange) -> BatchResult:
+    def delete_range(self, message: DeleteRange) -> BatchResponse:
         """See `DeleteRange`."""
         revision, deleted = self._units.run(message, int, self._delete_range)
-        return BatchResult(revision, [deleted])
+        return BatchResponse(revision, [deleted])
 
-    def batch(self, message: Batch) -> BatchResult:
+    def batch(self, message: Batch) -> BatchResponse:
         """See `Batch`."""
         if len(message.checks) + len(message.operations) > self._settings.max_batch_size:
             raise BatchTooLarge(
                 f"A batch has at most {self._settings.max_batch_size} checks and operations."
             )
-        return BatchResult(*self._units.run(message, list[Result], self._batch))
+        return BatchResponse(*self._units.run(message, list[Result], self._batch))
 
     # -- in a transaction, or a unit of it --
 
@@ -144,7 +144,7 @@ class Operations:
             created = False
         else:
             # A damaged one can be replaced.
-            created = not self._access.stands(message.key)
+            created = not self._access.exists(message.key)
         self._set(unit, message)
         return created
 
@@ -193,7 +193,7 @@ class Operations:
         record = self._access.read(unit, message.key)
         return None if record is MISSING else record
 
-    def _holds(self, unit: Transaction, key: bytes, expected: Expected) -> bool:
+    def _holds(self, unit: Transaction, key: bytes, expected: Precondition) -> bool:
         self._access.check_key(key)
         record = self._access.read(unit, key)
         if isinstance(expected, Presence):

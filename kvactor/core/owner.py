@@ -6,9 +6,9 @@ them in order, and then hands what it staged to the journal. The same drains alw
 replies and the same journal (promise P9).
 
 The rule for replies (P3): whatever an answer rests on has to be durable before it goes out. A
-handler notes in `Access.rests_on` the newest revision that its answer depends on: a write on its own, a
-read on what it found staged. If that revision is not durable yet, the answer is held back until it
-is, be it a value or an error.
+handler notes in `Access.depends_on` the newest revision that its answer depends on: a write on its
+own, a read on what it found staged. If that revision is not durable yet, the answer is held back until
+it is, be it a value or an error.
 """
 
 import logging
@@ -55,19 +55,19 @@ from kvactor.settings import Settings
 log = logging.getLogger(__name__)
 
 #: How often a memtable may be overwritten before it is folded, lest the journal grows for ever.
-OVERWRITTEN = 8
+MAX_REWRITES = 8
 
 #: Expired keys that one sweep removes, in one revision.
 SWEEP_LIMIT = 1000
 
 
-class Later(Enum):
+class Deferred(Enum):
     """The answer comes when there is more in the feed."""
 
-    LATER = "later"
+    DEFERRED = "later"
 
 
-LATER: Final = Later.LATER
+DEFERRED: Final = Deferred.DEFERRED
 
 #: A message, and where its answer goes; None for the owner's own news.
 Envelope = tuple[Message[Any], Reply | None]
@@ -164,7 +164,7 @@ class Owner:
         if store.staging and not store.flushing:
             self._flush()
         limit = self._settings.memtable_size
-        full = store.memtable.size >= limit or store.memtable.grown >= limit * OVERWRITTEN
+        full = store.memtable.size >= limit or store.memtable.grown >= limit * MAX_REWRITES
         if store.memtable and not store.folding and (full or self._stopping):
             self._fold()
 
@@ -174,23 +174,23 @@ class Owner:
 
     def _handle(self, message: Message[Any], reply: Reply | None) -> None:
         access = self._access
-        access.rests_on = 0
+        access.depends_on = 0
         revision = durable = self._store.revision
         outcome: Outcome
         try:
             result = self._handlers[type(message)](message)
             if reply is None:
                 return
-            if result is LATER:
+            if result is DEFERRED:
                 self._feed.wait(message, reply)
                 return
-            if access.rests_on > durable:
-                revision = access.rests_on
+            if access.depends_on > durable:
+                revision = access.depends_on
             outcome = Answer(revision, result)
         except KvactorError as error:
             if reply is None:
                 return
-            revision = error.revision = max(access.rests_on, error.rests_on, durable)
+            revision = error.revision = max(access.depends_on, error.depends_on, durable)
             outcome = error
         if revision > durable:
             self.held.hold(revision, reply, outcome)
@@ -220,7 +220,7 @@ class Owner:
     def _commit(self, message: Commit) -> TransactionState:
         repeated = self._sessions.committed(message.within)
         if repeated is not None and isinstance(message.within, str):
-            self._access.rests_on = repeated
+            self._access.depends_on = repeated
             return TransactionState(message.within, 0)
         transaction = self._sessions.to_commit(message.within, self._access.now)
         if transaction.depth == 1 and transaction.overlays[0]:
@@ -228,19 +228,19 @@ class Owner:
         changes = transaction.commit()
         if changes is not None:
             # What it told its client has to be durable before it may say that all went well.
-            self._access.rests_on = transaction.rests_on
+            self._access.depends_on = transaction.depends_on
             # Its own writes do not doom it, so it leaves the readers first.
             self._sessions.readers.forget(transaction)
             self._access.stage(changes.items())
-            transaction.rests_on = self._access.rests_on
+            transaction.depends_on = self._access.depends_on
             self._sessions.end(transaction, committed=True)
         return _state(transaction)
 
     # -- the feed --
 
-    def _changes(self, message: Changes) -> list[Revision] | Later:
+    def _changes(self, message: Changes) -> list[Revision] | Deferred:
         found = self._feed.read(message.since, message.limit, self._store.revision)
-        return LATER if message.wait and not found and not self._stopping else found
+        return DEFERRED if message.wait and not found and not self._stopping else found
 
     # -- the owner's own news --
 
@@ -284,7 +284,7 @@ class Owner:
     def _folded(self, message: Folded) -> None:
         if message.error is not None:
             raise StorageFailed("the tree could not fold the journal in") from message.error
-        self._store.thaw()
+        self._store.drop_frozen()
 
     def _tick(self, message: Tick) -> None:
         self._access.free_space = message.free_space

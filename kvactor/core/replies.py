@@ -35,15 +35,15 @@ class HeldReplies:
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, rests_on: int, reply: Reply, outcome: Outcome) -> None:
-        """Keep an answer until revision `rests_on` is durable."""
-        self._held.append((rests_on, reply, outcome))
+    def hold(self, depends_on: int, reply: Reply, outcome: Outcome) -> None:
+        """Keep an answer until revision `depends_on` is durable."""
+        self._held.append((depends_on, reply, outcome))
 
     def release(self, durable: int) -> None:
         """Give the answers that rest on nothing newer than revision `durable`, in order."""
         held = self._held
-        for rests_on, reply, outcome in held:
-            if rests_on <= durable:
+        for depends_on, reply, outcome in held:
+            if depends_on <= durable:
                 deliver(reply, outcome)
         # Not before: if one cannot be given, the owner has failed, and `fail` is for all the others.
         self._held = [item for item in held if item[0] > durable]

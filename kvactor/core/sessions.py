@@ -10,7 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from kvactor.core.messages import OUTSIDE, SHARED, Within
+from kvactor.core.messages import AUTOCOMMIT, SHARED, Within
 from kvactor.core.records import NEVER
 from kvactor.core.transactions import Readers, Transaction
 from kvactor.errors import (
@@ -44,7 +44,7 @@ class Sessions:
 
         Raises `TransactionNotFound`, or `TransactionConflict` for one that has ended with a conflict.
         """
-        if within is OUTSIDE:
+        if within is AUTOCOMMIT:
             return None
         if within is SHARED:
             transaction = self.shared
@@ -54,9 +54,9 @@ class Sessions:
         else:
             transaction = self.isolated.get(within)
             if transaction is None:
-                rests_on, committed = self._ended.get(within, (0, True))
+                depends_on, committed = self._ended.get(within, (0, True))
                 if not committed:
-                    raise _conflict(rests_on)
+                    raise _conflict(depends_on)
                 raise TransactionNotFound(
                     "There is no such transaction: it has ended, was idle for too long, or never was."
                 )
@@ -67,7 +67,7 @@ class Sessions:
                     "has been rolled back."
                 )
             if now >= transaction.reads.valid_until:
-                self._doom(transaction, 0)
+                self._mark_conflicted(transaction, 0)
         if transaction is not None:
             transaction.last_used = now
         return transaction
@@ -80,7 +80,7 @@ class Sessions:
             return None
         transaction = self.find(within, now)
         if transaction is not None and transaction.conflicted:
-            raise _conflict(transaction.rests_on)
+            raise _conflict(transaction.depends_on)
         return transaction
 
     def open(self, id_: str, idle_timeout: int | None, now: int) -> Transaction:
@@ -135,7 +135,7 @@ class Sessions:
         if transaction is None:
             raise NoTransaction("No transaction to rollback")
         if transaction.conflicted and transaction.depth > 1 and not whole:
-            raise _conflict(transaction.rests_on)
+            raise _conflict(transaction.depends_on)
         transaction.rollback()
         while whole and transaction.depth:
             transaction.rollback()
@@ -153,17 +153,17 @@ class Sessions:
             raise NoTransaction("No transaction to commit")
         if transaction.conflicted:
             self.end(transaction, committed=False)
-            raise _conflict(transaction.rests_on)
+            raise _conflict(transaction.depends_on)
         return transaction
 
     def committed(self, within: Within) -> int | None:
         """Return what the commit of an ended transaction rests on, for a client that lost the
         answer; None if it is not known.
         """
-        rests_on, committed = (
+        depends_on, committed = (
             self._ended.get(within, (0, False)) if isinstance(within, str) else (0, False)
         )
-        return rests_on if committed else None
+        return depends_on if committed else None
 
     def end(self, transaction: Transaction, committed: bool | None = None) -> None:
         """Close a transaction; remember the outcome of a commit, if that is how it ended."""
@@ -173,17 +173,17 @@ class Sessions:
             return
         del self.isolated[transaction.id]
         if committed is not None:
-            self._ended[transaction.id] = (transaction.rests_on, committed)
+            self._ended[transaction.id] = (transaction.depends_on, committed)
             if len(self._ended) > self._settings.remembered_transactions:
                 self._ended.popitem(last=False)
 
-    def wrote(self, keys: Iterable[bytes], revision: int) -> None:
+    def invalidate_readers(self, keys: Iterable[bytes], revision: int) -> None:
         """Doom every transaction that has read one of `keys`: `revision` has changed them."""
         if not self.readers:
             return
         for key in keys:
             for reader in self.readers.of(key):
-                self._doom(reader, revision)
+                self._mark_conflicted(reader, revision)
 
     def sweep(self, now: int) -> None:
         """Roll back what was idle for too long, and warn of a shared transaction that stays open."""
@@ -216,15 +216,15 @@ class Sessions:
             transaction.idle_timeout / 1000,
         )
 
-    def _doom(self, transaction: Transaction, revision: int) -> None:
+    def _mark_conflicted(self, transaction: Transaction, revision: int) -> None:
         self.readers.forget(transaction)
-        transaction.doom(revision)
+        transaction.mark_conflicted(revision)
 
 
-def _conflict(rests_on: int) -> TransactionConflict:
+def _conflict(depends_on: int) -> TransactionConflict:
     error = TransactionConflict(
         "Something that this transaction has read was changed by someone else. Start it "
         "again from the beginning."
     )
-    error.rests_on = rests_on
+    error.depends_on = depends_on
     return error

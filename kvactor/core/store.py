@@ -9,7 +9,8 @@ Pure and synchronous.
     tree        everything older
 
 The rule: a revision gets its number when it is staged, and moves down, whole and in order: `stage`,
-`seal` (handed to the journal), `apply` (flushed), `freeze` (handed to the tree), `thaw` (folded).
+`seal` (handed to the journal), `apply` (flushed), `freeze` (handed to the tree), `drop_frozen`
+(folded).
 """
 
 import heapq
@@ -129,7 +130,7 @@ class Store:
 
     # -- what is not durable yet --
 
-    def rests_on(self, key: bytes) -> int:
+    def depends_on(self, key: bytes) -> int:
         """Return the revision that has to be durable before an answer that depends on `key` may go
         out; 0: none.
         """
@@ -139,7 +140,7 @@ class Store:
             return self._flushing.revisions[-1].number
         return 0
 
-    def rests_on_range(self, start: bytes, end: bytes | None) -> int:
+    def depends_on_range(self, start: bytes, end: bytes | None) -> int:
         """The same for an answer that depends on all from `start` up to but not including `end`."""
         if any(self._staging.overlay.range(start, end, False)):
             return self.head
@@ -147,7 +148,7 @@ class Store:
             return self._flushing.revisions[-1].number
         return 0
 
-    def standing(self, key: bytes) -> bytes | Missing:
+    def current(self, key: bytes) -> bytes | Missing:
         """Return the record that a write of `key` replaces, expired or not.
 
         In the place of a damaged one stands an empty one, so that it can be replaced or deleted.
@@ -186,7 +187,7 @@ class Store:
         final: list[tuple[bytes, bytes | None]] = []
         batch = self._staging
         for key, entry in changes:
-            before = self.standing(key)
+            before = self.current(key)
             if entry is not TOMBSTONE:
                 created = number
                 if before is not MISSING:
@@ -234,7 +235,7 @@ class Store:
         self._look()
         return self._frozen.range(b"", None, reverse=False)
 
-    def thaw(self) -> None:
+    def drop_frozen(self) -> None:
         """Read from the tree what was frozen: it is folded now."""
         self._tree.snapshot()
         self._frozen = None
@@ -265,7 +266,7 @@ class Store:
                 )
             changes = Overlay()
             for key, record in revision.changes:
-                before = self.standing(key)
+                before = self.current(key)
                 self.keys += (before is MISSING) - (record is None)
                 changes.put(key, TOMBSTONE if record is None else record)
                 if record is not None and expiry_of(record) != NEVER:
@@ -294,5 +295,5 @@ class Store:
         return keys, len(candidates) >= limit
 
     def _has_expired(self, key: bytes, now: int) -> bool:
-        record = self.standing(key)
+        record = self.current(key)
         return record is not MISSING and expiry_of(record) <= now

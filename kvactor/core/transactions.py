@@ -117,13 +117,13 @@ class Transaction:
 
     __slots__ = (
         "conflicted",
+        "depends_on",
         "id",
         "idle_timeout",
         "last_used",
         "opened_at",
         "overlays",
         "reads",
-        "rests_on",
         "warned",
     )
 
@@ -137,7 +137,7 @@ class Transaction:
         self.conflicted = False
         #: the highest revision, perhaps only staged, on which anything rests that this transaction
         #: was told
-        self.rests_on = 0
+        self.depends_on = 0
         self.warned = False
 
     @property
@@ -192,12 +192,12 @@ class Transaction:
         self.overlays[-1].merge(top)
         return None
 
-    def doom(self, rests_on: int) -> None:
-        """What was read is not true any more, because of revision `rests_on`: forget what was
+    def mark_conflicted(self, depends_on: int) -> None:
+        """What was read is not true any more, because of revision `depends_on`: forget what was
         written.
         """
         self.conflicted = True
-        self.rests_on = max(self.rests_on, rests_on)
+        self.depends_on = max(self.depends_on, depends_on)
         self.overlays = [Overlay() for _ in self.overlays]
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from kvactor.core import records
 from kvactor.core.access import Access
-from kvactor.core.messages import Batch, Delete, DeleteRange, Once, Set, Within
+from kvactor.core.messages import Batch, Delete, DeleteRange, IdempotencyKey, Set, Within
 from kvactor.core.records import HIDDEN, MISSING, NEVER
 from kvactor.core.store import Store
 from kvactor.core.transactions import Transaction
@@ -74,7 +74,7 @@ class Units:
             self._access.stage(changes.items())
 
 
-def _repeat(once: Once, kept: bytes, kind: type[R]) -> R:
+def _repeat(once: IdempotencyKey, kept: bytes, kind: type[R]) -> R:
     value, size = records.value_of(kept), len(once.fingerprint)
     if value[:size] != once.fingerprint:
         raise IdempotencyKeyReused(

@@ -159,7 +159,7 @@ class Connections(web.Server):
         self._slow.pop(connection, None)
 
     def _sweep(self) -> None:
-        now, cut_off = self._loop.time(), 0
+        now, slow_clients_disconnected = self._loop.time(), 0
         for connection in list(self._slow):
             left = _unread(connection.wire)
             if left <= connection.left - PIECE:
@@ -167,10 +167,13 @@ class Connections(web.Server):
             elif now - connection.since >= self._settings.write_timeout:
                 _reset(connection.wire)
                 self._slow.pop(connection, None)
-                cut_off += 1
-        if cut_off:
-            self._actor.metrics.cut_off += cut_off
-            log.info("clients that did not read what they were sent have been cut off: %d", cut_off)
+                slow_clients_disconnected += 1
+        if slow_clients_disconnected:
+            self._actor.metrics.slow_clients_disconnected += slow_clients_disconnected
+            log.info(
+                "clients that did not read what they were sent have been cut off: %d",
+                slow_clients_disconnected,
+            )
         self._sweeping = bool(self._slow)
         if self._sweeping:
             self._loop.call_later(self._pause, self._sweep)

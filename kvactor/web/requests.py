@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 from multidict import istr
 
-from kvactor.core.messages import Once, Scope, Within
+from kvactor.core.messages import IdempotencyKey, Scope, Within
 from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidKey, InvalidRequest, Overloaded, Stopping
 from kvactor.settings import Settings
 from kvactor.web.answers import TRANSACTION
@@ -91,7 +91,7 @@ def query_of(request: web.Request, kind: type[Q]) -> Q:
         raise InvalidRequest(f"The query is not what is expected here: {error}") from None
 
 
-def once_of(request: web.Request, body: bytes = b"") -> Once | None:
+def once_of(request: web.Request, body: bytes = b"") -> IdempotencyKey | None:
     """Return what makes a write with an Idempotency-Key the same as another, or None without one.
 
     Raises `InvalidRequest` for a key of no or more than 255 characters.
@@ -105,7 +105,7 @@ def once_of(request: web.Request, body: bytes = b"") -> Once | None:
     fingerprint = blake2b(
         "\n".join(what).encode("utf-8", "surrogateescape") + b"\n" + body, digest_size=16
     )
-    return Once(
+    return IdempotencyKey(
         blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest(), fingerprint.digest()
     )
 

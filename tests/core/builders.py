@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 from kvactor.core.messages import (
-    OUTSIDE,
+    AUTOCOMMIT,
     Batch,
-    BatchResult,
+    BatchResponse,
     Check,
-    Expected,
+    IdempotencyKey,
     Increment,
-    Once,
     Operation,
     Page,
+    Precondition,
     Presence,
     Range,
     Result,
@@ -21,22 +21,22 @@ from kvactor.core.messages import (
 )
 from kvactor.core.records import value_of
 from kvactor.settings import Settings
-from tests.core.harness import Desk, HeldJournal, Said
+from tests.core.harness import HeldJournal, OwnerHarness, RecordingReply
 
 ABSENT, PRESENT = Presence.ABSENT, Presence.PRESENT
 TICK = Tick(1 << 40)
 DAY = 86_400_000
-ONCE = Once(b"key", b"print")
+ONCE = IdempotencyKey(b"key", b"print")
 
 
 def put(
     key: bytes,
     value: bytes = b"1",
-    within: Within = OUTSIDE,
+    within: Within = AUTOCOMMIT,
     *,
     ttl: int | None = None,
-    expected: Expected | None = None,
-    once: Once | None = None,
+    expected: Precondition | None = None,
+    once: IdempotencyKey | None = None,
 ) -> Set:
     return Set(key, value, "text/plain", within, ttl, expected, once)
 
@@ -44,37 +44,37 @@ def put(
 def batch(
     *operations: Operation,
     checks: Sequence[Check] = (),
-    within: Within = OUTSIDE,
-    once: Once | None = None,
+    within: Within = AUTOCOMMIT,
+    once: IdempotencyKey | None = None,
 ) -> Batch:
     return Batch(tuple(checks), operations, within, once)
 
 
-def desk_with(*keys: bytes, settings: Settings | None = None) -> Desk:
-    desk = Desk(settings=settings)
+def harness_with(*keys: bytes, settings: Settings | None = None) -> OwnerHarness:
+    harness = OwnerHarness(settings=settings)
     for key in keys:
-        desk.ask(put(key))
-    return desk
+        harness.ask(put(key))
+    return harness
 
 
-def held_with(*keys: bytes) -> tuple[Desk, HeldJournal]:
+def held_with(*keys: bytes) -> tuple[OwnerHarness, HeldJournal]:
     """A desk with some durable keys, whose disk waits from now on."""
     journal = HeldJournal(holding=False)
-    desk = Desk(journal)
+    harness = OwnerHarness(journal)
     for key in keys:
-        desk.ask(put(key))
+        harness.ask(put(key))
     journal.holding = True
-    return desk, journal
+    return harness, journal
 
 
-def catch_up(desk: Desk, journal: HeldJournal) -> None:
+def catch_up(harness: OwnerHarness, journal: HeldJournal) -> None:
     while journal.pending:
         journal.release()
-        desk.settle()
+        harness.settle()
 
 
-def data(desk: Desk, within: Within = OUTSIDE) -> dict[bytes, bytes]:
-    page = desk.ask(Range(within=within)).result
+def data(harness: OwnerHarness, within: Within = AUTOCOMMIT) -> dict[bytes, bytes]:
+    page = harness.ask(Range(within=within)).result
     return {key: value_of(record) for key, record in page.items}
 
 
@@ -90,5 +90,7 @@ def shown(results: Sequence[Result]) -> list[object]:
     ]
 
 
-def add(desk: Desk, key: bytes, by: int, within: Within = OUTSIDE) -> Said[BatchResult]:
-    return desk.ask(batch(Increment(key, by), within=within))
+def add(
+    harness: OwnerHarness, key: bytes, by: int, within: Within = AUTOCOMMIT
+) -> RecordingReply[BatchResponse]:
+    return harness.ask(batch(Increment(key, by), within=within))

@@ -13,7 +13,7 @@ from kvactor.storage.memory import MemoryJournal, MemoryTree
 R = TypeVar("R")
 
 
-class Said(Generic[R]):
+class RecordingReply(Generic[R]):
     """A reply that remembers; raises when it is answered twice."""
 
     def __init__(self, heard: Callable[[], None] = lambda: None) -> None:
@@ -104,7 +104,7 @@ class HeldTree(MemoryTree):
         super().fold(*self.pending.pop(0))
 
 
-class Desk:
+class OwnerHarness:
     """An owner, its news, and the clock."""
 
     def __init__(
@@ -119,22 +119,22 @@ class Desk:
         self.news: list[Message[Any]] = []
         self.owner = Owner(self.journal, self.tree, settings or Settings(), self.news.append)
 
-    def send(self, message: Message[R]) -> Said[R]:
+    def send(self, message: Message[R]) -> RecordingReply[R]:
         """One drain with one message; the news stays where it is."""
-        said: Said[R] = Said()
-        self.owner.drain(self.now, [(message, said)])
-        return said
+        reply: RecordingReply[R] = RecordingReply()
+        self.owner.drain(self.now, [(message, reply)])
+        return reply
 
     def settle(self) -> None:
         """Give the owner its news until there is none."""
         while self.news:
             self.owner.drain(self.now, [(self.news.pop(0), None)])
 
-    def ask(self, message: Message[R]) -> Said[R]:
+    def ask(self, message: Message[R]) -> RecordingReply[R]:
         """Send, and settle."""
-        said = self.send(message)
+        reply = self.send(message)
         self.settle()
-        return said
+        return reply
 
     def tell(self, message: Message[None]) -> None:
         """Give the owner news of the test's own, and settle."""

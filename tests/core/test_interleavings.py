@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from kvactor.core.messages import (
-    OUTSIDE,
+    AUTOCOMMIT,
     Batch,
     Begin,
     Commit,
@@ -32,7 +32,7 @@ from kvactor.core.messages import (
 )
 from kvactor.core.records import value_of
 from kvactor.errors import KeyNotFound, PreconditionFailed, TransactionConflict
-from tests.core.harness import Desk, HeldJournal, Said
+from tests.core.harness import HeldJournal, OwnerHarness, RecordingReply
 
 Step = tuple[str, ...]
 Data = dict[str, str]
@@ -136,20 +136,20 @@ def message(step: Step, within: Within) -> Message[Any]:
     return Commit(within)
 
 
-def seen(step: Step, said: Said[Any]) -> object:
+def seen(step: Step, reply: RecordingReply[Any]) -> object:
     """What a client sees of an answer."""
-    if isinstance(said.error, KeyNotFound):
+    if isinstance(reply.error, KeyNotFound):
         return None
-    if isinstance(said.error, PreconditionFailed):
+    if isinstance(reply.error, PreconditionFailed):
         return "taken"
-    if said.error is not None:
-        return said.error
+    if reply.error is not None:
+        return reply.error
     if step[0] == "get":
-        return value_of(said.result).decode()
+        return value_of(reply.result).decode()
     if step[0] == "range":
-        return [(key.decode(), value_of(record).decode()) for key, record in said.result.items]
+        return [(key.decode(), value_of(record).decode()) for key, record in reply.result.items]
     if step[0] in ("add", "clear"):
-        return said.result.results
+        return reply.result.results
     return "ok"
 
 
@@ -167,14 +167,14 @@ class Run(NamedTuple):
 
 def run(programs: Sequence[Program], schedule: Sequence[int], *, disk: bool) -> Run:
     journal = HeldJournal(holding=False)
-    desk = Desk(journal)
+    harness = OwnerHarness(journal)
     for key, value in START.items():
-        desk.ask(Set(key.encode(), value.encode(), "text/plain"))
+        harness.ask(Set(key.encode(), value.encode(), "text/plain"))
     for who, program in enumerate(programs):
         if program.isolated:
-            desk.ask(Open(f"t{who}"))
+            harness.ask(Open(f"t{who}"))
     journal.holding = disk
-    saids: list[list[Said[Any]]] = [[] for _ in programs]
+    replies: list[list[RecordingReply[Any]]] = [[] for _ in programs]
     sent: dict[int, int] = {}
     answered: dict[int, int] = {}
     time = [0]
@@ -182,32 +182,34 @@ def run(programs: Sequence[Program], schedule: Sequence[int], *, disk: bool) -> 
         time[0] += 1
         if who == len(programs):
             journal.release()
-            desk.settle()
+            harness.settle()
             continue
         program = programs[who]
-        if saids[who] and isinstance(saids[who][-1].error, TransactionConflict):
+        if replies[who] and isinstance(replies[who][-1].error, TransactionConflict):
             continue
-        step = program.steps[len(saids[who])]
+        step = program.steps[len(replies[who])]
         sent.setdefault(who, time[0])
 
         def heard(who: int = who) -> None:
             answered[who] = time[0]
 
-        said: Said[Any] = Said(heard)
-        saids[who].append(said)
-        desk.owner.drain(desk.now, [(message(step, f"t{who}" if program.isolated else OUTSIDE), said)])
-        desk.settle()
+        reply: RecordingReply[Any] = RecordingReply(heard)
+        replies[who].append(reply)
+        harness.owner.drain(
+            harness.now, [(message(step, f"t{who}" if program.isolated else AUTOCOMMIT), reply)]
+        )
+        harness.settle()
     time[0] += 1
     while journal.pending:
         journal.release()
-        desk.settle()
-    assert all(said.answered for one in saids for said in one)
+        harness.settle()
+    assert all(reply.answered for one in replies for reply in one)
     views = [
-        [seen(step, said) for step, said in zip(program.steps, one, strict=False)]
-        for program, one in zip(programs, saids, strict=True)
+        [seen(step, reply) for step, reply in zip(program.steps, one, strict=False)]
+        for program, one in zip(programs, replies, strict=True)
     ]
     through = [not any(isinstance(view, BaseException) for view in one) for one in views]
-    page = desk.ask(Range(limit=1000)).result
+    page = harness.ask(Range(limit=1000)).result
     final = {key.decode(): value_of(record).decode() for key, record in page.items}
     return Run(sent, answered, views, through, final)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kvactor.core.messages import (
-    OUTSIDE,
+    AUTOCOMMIT,
     SHARED,
     Batch,
     Begin,
@@ -22,13 +22,13 @@ from kvactor.core.messages import (
     Delete,
     DeleteRange,
     Drop,
-    Expected,
     Get,
     Increment,
     Message,
     Open,
     Operation,
     Page,
+    Precondition,
     Presence,
     Range,
     Result,
@@ -50,7 +50,7 @@ from kvactor.errors import (
     TransactionNotFound,
 )
 from kvactor.settings import Settings
-from tests.core.harness import Desk, HeldJournal, HeldTree, Said
+from tests.core.harness import HeldJournal, HeldTree, OwnerHarness, RecordingReply
 from tests.sizes import size
 
 KEYS = st.sampled_from([b"a", b"b", b"ba"])
@@ -70,7 +70,9 @@ IDLE = 30_000
 
 Request = tuple[str, Within, bytes, bytes, int | None, int, bool, bool]
 # "1" and "2" are two clients, each with an isolated transaction of its own
-WITHIN: st.SearchStrategy[Within] = st.sampled_from([OUTSIDE, OUTSIDE, SHARED, "1", "1", "2", "2"])
+WITHIN: st.SearchStrategy[Within] = st.sampled_from(
+    [AUTOCOMMIT, AUTOCOMMIT, SHARED, "1", "1", "2", "2"]
+)
 REQUEST = st.tuples(
     st.sampled_from([what for what, weight in WEIGHTS.items() for _ in range(weight)]),
     WITHIN,
@@ -84,7 +86,7 @@ REQUEST = st.tuples(
 )
 
 #: None stands for the revision that the key has.
-Condition = Expected | None
+Condition = Precondition | None
 EXPECTED: st.SearchStrategy[Condition] = st.sampled_from(
     [None, None, None, None, Presence.PRESENT, Presence.ABSENT, (1,)]
 )
@@ -94,7 +96,7 @@ WRITE: st.SearchStrategy[Set | Delete] = st.one_of(
         KEYS,
         st.sampled_from([b"7", b"-1", b"x", b"9223372036854775807"]),
         st.just(""),
-        st.just(OUTSIDE),
+        st.just(AUTOCOMMIT),
         TTL,
     ),
     st.builds(Delete, KEYS),
@@ -134,12 +136,12 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.journal = HeldJournal(holding=False)
         self.tree = HeldTree()
         self.tree.holding = False
-        self.desk = Desk(self.journal, self.tree, Settings(memtable_size=700, history=5))
+        self.harness = OwnerHarness(self.journal, self.tree, Settings(memtable_size=700, history=5))
         self.data: Data = {}
         self.open: dict[Within, Naive] = {}
         self.ended: dict[Within, str] = {}
         self.revision = 0
-        self.late: list[tuple[Said[Any], object]] = []
+        self.late: list[tuple[RecordingReply[Any], object]] = []
         self.opened = {"1": 0, "2": 0}
 
     def id(self, within: Within) -> Within:
@@ -149,7 +151,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
     # -- the model --
 
     def alive(self, entry: Entry | None) -> Entry | None:
-        return None if entry is None or entry[1] <= self.desk.now else entry
+        return None if entry is None or entry[1] <= self.harness.now else entry
 
     def find(self, within: Within) -> Naive | type[KvactorError] | None:
         """The open transaction, what is wrong with it, or None."""
@@ -158,12 +160,12 @@ class CoreAgainstModel(RuleBasedStateMachine):
             if one is None:
                 conflict = self.ended.get(within) == "conflict"
                 return TransactionConflict if conflict else TransactionNotFound
-            if self.desk.now >= one.used + IDLE:
+            if self.harness.now >= one.used + IDLE:
                 del self.open[within]
                 return TransactionNotFound
-            if self.desk.now >= one.until:
+            if self.harness.now >= one.until:
                 one.conflicted = True
-            one.used = self.desk.now
+            one.used = self.harness.now
         return one
 
     def look(self, one: Naive | None, key: bytes) -> Entry | None:
@@ -197,37 +199,37 @@ class CoreAgainstModel(RuleBasedStateMachine):
         """The answer is `expected`, now or when the disk has caught up: an error class, None for no
         matter what, or a value.
         """
-        self.late.append((self.desk.ask(message), expected))
+        self.late.append((self.harness.ask(message), expected))
         if not self.journal.pending:
             self.compare()
 
     def compare(self) -> None:
-        for said, expected in self.late:
-            assert said.answered
+        for reply, expected in self.late:
+            assert reply.answered
             if isinstance(expected, type):
-                assert isinstance(said.error, expected), said.error
+                assert isinstance(reply.error, expected), reply.error
             elif isinstance(expected, list):
-                assert [(key, value_of(record)) for key, record in said.result.items] == expected
+                assert [(key, value_of(record)) for key, record in reply.result.items] == expected
             elif isinstance(expected, bytes):
-                assert value_of(said.result) == expected
+                assert value_of(reply.result) == expected
             elif isinstance(expected, tuple):
-                assert tuple(plain(result) for result in said.result.results) == expected
+                assert tuple(plain(result) for result in reply.result.results) == expected
             else:
-                assert said.error is None, said.error
+                assert reply.error is None, reply.error
         self.late.clear()
 
     # -- what happens --
 
     @initialize()
     def begin_with_something(self) -> None:
-        self.put(b"a", b"0", OUTSIDE, None)
+        self.put(b"a", b"0", AUTOCOMMIT, None)
         self.open_another("1")
         self.open_another("2")
 
     def get(self, key: bytes, within: Within) -> None:
         within = self.id(within)
         one = self.find(within)
-        if within is OUTSIDE and self.journal.pending:
+        if within is AUTOCOMMIT and self.journal.pending:
             return None  # readers see what is durable, which the model does not know
         if isinstance(one, type):
             return self.expect(Get(key, within), one)
@@ -316,7 +318,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
             return self.expect(message, one)
         if one and one.conflicted and isinstance(within, str):
             return self.expect(message, TransactionConflict)
-        unit = one or Naive(self.desk.now)
+        unit = one or Naive(self.harness.now)
         unit.levels.append({})
         expected = do(unit)
         level = unit.levels.pop()
@@ -327,13 +329,13 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.expect(message, expected)
         return None
 
-    def expected(self, one: Naive | None, key: bytes, condition: Condition) -> Expected:
+    def expected(self, one: Naive | None, key: bytes, condition: Condition) -> Precondition:
         if condition is not None:
             return condition
         entry = self.look(one, key)
         return Presence.ABSENT if entry is None else (entry[2],)
 
-    def holds(self, within: Within, unit: Naive, key: bytes, expected: Expected) -> bool:
+    def holds(self, within: Within, unit: Naive, key: bytes, expected: Precondition) -> bool:
         self.note(within, unit, key)
         entry = self.look(unit, key)
         if isinstance(expected, Presence):
@@ -341,7 +343,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         return entry is not None and entry[2] in expected
 
     def draft(self, message: Set) -> Entry:
-        return message.value, float("inf") if message.ttl is None else self.desk.now + message.ttl, 0
+        return message.value, float("inf") if message.ttl is None else self.harness.now + message.ttl, 0
 
     def operate(self, within: Within, unit: Naive, one: Operation) -> object:
         top = unit.levels[-1]
@@ -383,7 +385,9 @@ class CoreAgainstModel(RuleBasedStateMachine):
                 return results[-1]
         return tuple(results)
 
-    def write_if(self, within: Within, unit: Naive, write: Set | Delete, expected: Expected) -> object:
+    def write_if(
+        self, within: Within, unit: Naive, write: Set | Delete, expected: Precondition
+    ) -> object:
         if not self.holds(within, unit, write.key, expected):
             return PreconditionFailed
         return KeyNotFound if self.operate(within, unit, write) is False else None
@@ -432,7 +436,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
 
     def open_another(self, client: str) -> None:
         self.opened[client] += 1
-        self.open[self.id(client)] = Naive(self.desk.now)
+        self.open[self.id(client)] = Naive(self.harness.now)
         self.expect(Open(f"{client}.{self.opened[client]}"), None)
 
     def begin(self, within: Within) -> None:
@@ -441,7 +445,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         if isinstance(one, type):
             return self.expect(Begin(within), one)
         if one is None:
-            self.open[within] = Naive(self.desk.now)
+            self.open[within] = Naive(self.harness.now)
         elif one.conflicted and isinstance(within, str):
             return self.expect(Begin(within), TransactionConflict)
         elif len(one.levels) == 32:
@@ -540,22 +544,22 @@ class CoreAgainstModel(RuleBasedStateMachine):
                 self.delete(key, within)
             case "scan":
                 self.scan(key, key + b"z" if limit > 2 else b"z", within, limit, reverse)
-            case _ if within is not OUTSIDE:
+            case _ if within is not AUTOCOMMIT:
                 getattr(self, what)(within)
 
     @rule(milliseconds=st.sampled_from([1, 1, 1, 49, 49, 60, 60, 1000, 1000, IDLE]))
     def time_passes(self, milliseconds: int) -> None:
-        self.desk.now += milliseconds
+        self.harness.now += milliseconds
 
     @precondition(lambda self: not self.journal.pending)
     @rule()
     def tick(self) -> None:
         # A sweep finds what is durable, so the model's needs a disk that has caught up.
-        for within in [w for w, one in self.open.items() if self.desk.now >= one.used + IDLE]:
+        for within in [w for w, one in self.open.items() if self.harness.now >= one.used + IDLE]:
             if isinstance(within, str):
                 del self.open[within]
-        self.desk.tell(Tick(1 << 40))
-        self.write({key: None for key, entry in self.data.items() if entry[1] <= self.desk.now})
+        self.harness.tell(Tick(1 << 40))
+        self.write({key: None for key, entry in self.data.items() if entry[1] <= self.harness.now})
 
     @rule(slow=st.booleans())
     def the_disk_becomes_slow(self, slow: bool) -> None:
@@ -566,7 +570,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.journal.holding = False
         while self.journal.pending:
             self.journal.release()
-            self.desk.settle()
+            self.harness.settle()
         self.compare()
 
     @precondition(lambda self: not self.tree.pending)
@@ -578,7 +582,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
     @rule()
     def a_fold_ends(self) -> None:
         self.tree.release()
-        self.desk.settle()
+        self.harness.settle()
 
     @precondition(lambda self: not self.journal.pending and not self.tree.pending)
     @rule(really=st.sampled_from([True, False, False]))
@@ -586,9 +590,9 @@ class CoreAgainstModel(RuleBasedStateMachine):
         if not really:
             return
         self.compare()
-        now = self.desk.now
-        self.desk = Desk(self.journal, self.tree, Settings(memtable_size=700, history=5))
-        self.desk.now = now
+        now = self.harness.now
+        self.harness = OwnerHarness(self.journal, self.tree, Settings(memtable_size=700, history=5))
+        self.harness.now = now
         self.open.clear()
         self.ended.clear()
 
@@ -597,13 +601,13 @@ class CoreAgainstModel(RuleBasedStateMachine):
     @invariant()
     def the_revision_and_the_count_are_right(self) -> None:
         if not self.journal.pending:
-            said = self.desk.ask(Status())
-            assert said.revision == self.revision
-            assert said.result.keys == len(self.data)
+            reply = self.harness.ask(Status())
+            assert reply.revision == self.revision
+            assert reply.result.keys == len(self.data)
 
     def teardown(self) -> None:
         self.the_disk_is_fast_again()
-        found = self.desk.ask(Range(limit=1000)).result.items
+        found = self.harness.ask(Range(limit=1000)).result.items
         alive = {key: entry[0] for key, entry in self.data.items() if self.alive(entry)}
         assert {key: value_of(record) for key, record in found} == alive
 

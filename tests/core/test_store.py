@@ -13,7 +13,7 @@ def stored(*expiries: int) -> Store:
     store.seal()
     store.apply()
     tree.fold(store.freeze(), store.revision, lambda _: None)
-    store.thaw()
+    store.drop_frozen()
     return store
 
 
@@ -35,11 +35,15 @@ def test_a_key_that_is_staged_to_go_is_not_swept_again() -> None:
 def test_what_is_staged_flushing_and_durable_is_told_apart() -> None:
     store = Store(MemoryTree())
     store.stage([(b"a", encode(b"a", b"v", ""))], 0)
-    assert (store.rests_on(b"a"), store.rests_on(b"b"), store.rests_on_range(b"a", None)) == (1, 0, 1)
+    assert (store.depends_on(b"a"), store.depends_on(b"b"), store.depends_on_range(b"a", None)) == (
+        1,
+        0,
+        1,
+    )
     store.seal()
     store.stage([(b"b", encode(b"b", b"v", ""))], 0)
-    assert (store.rests_on(b"a"), store.rests_on(b"b")) == (1, 2)
-    assert (store.rests_on_range(b"a", b"b"), store.rests_on_range(b"a", b"c")) == (1, 2)
-    assert store.rests_on_range(b"c", None) == 0
+    assert (store.depends_on(b"a"), store.depends_on(b"b")) == (1, 2)
+    assert (store.depends_on_range(b"a", b"b"), store.depends_on_range(b"a", b"c")) == (1, 2)
+    assert store.depends_on_range(b"c", None) == 0
     assert [revision.number for revision in store.apply()] == [1]
-    assert (store.rests_on(b"a"), store.flushing, store.pending) == (0, False, 1)
+    assert (store.depends_on(b"a"), store.flushing, store.pending) == (0, False, 1)

@@ -104,7 +104,7 @@ def test_a_reader_that_does_not_read_is_cut_off_and_resumes_and_harms_nobody(
 ) -> None:
     server = start("--write-timeout", str(UNREAD_SECONDS))
     healthy = Copy()
-    cut_off = "clients that did not read what they were sent have been cut off"
+    slow_clients_disconnected = "clients that did not read what they were sent have been cut off"
     latencies: list[float] = []
 
     def follow() -> None:
@@ -125,7 +125,7 @@ def test_a_reader_that_does_not_read_is_cut_off_and_resumes_and_harms_nobody(
         )
         before, most, number = server.memory(), 0, 0
         deadline = time.monotonic() + UNREAD_SECONDS + PATIENCE
-        while cut_off not in server.log:
+        while slow_clients_disconnected not in server.log:
             assert time.monotonic() < deadline, "it was not cut off"
             number += 1
             operations = [

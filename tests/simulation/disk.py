@@ -15,7 +15,7 @@ from kvactor.storage.memory import MemoryJournal, MemoryTree
 from tests.simulation.loop import SimulatedLoop
 
 
-class Manner(msgspec.Struct):
+class DiskProfile(msgspec.Struct):
     """How the disk behaves."""
 
     #: seconds that a flush or a fold takes, on average
@@ -29,9 +29,9 @@ class Manner(msgspec.Struct):
 class Disk:
     """What a journal and a tree have in common: work that is done later."""
 
-    def __init__(self, loop: SimulatedLoop, random: Random, manner: Manner) -> None:
+    def __init__(self, loop: SimulatedLoop, random: Random, profile: DiskProfile) -> None:
         self.loop = loop
-        self.manner = manner
+        self.profile = profile
         self._random = random
         self.journal = SimulatedJournal(self)
         self.tree = SimulatedTree(self)
@@ -54,13 +54,13 @@ class Disk:
 
     def later(self, callback: Callable[[], None]) -> None:
         """Call back when the seed says, if the process that asks is still alive then."""
-        self.loop.call_later(self._random.expovariate(1 / self.manner.delay), callback)
+        self.loop.call_later(self._random.expovariate(1 / self.profile.delay), callback)
 
     def fails(self) -> bool:
         """Does what is to be done now fail?"""
-        left = self.manner.failing_after
+        left = self.profile.failing_after
         if left is not None:
-            self.manner.failing_after = left - 1 if left else None
+            self.profile.failing_after = left - 1 if left else None
         return left == 0
 
 
@@ -131,7 +131,7 @@ class SimulatedJournal(MemoryJournal):
         self.work.begin(flush, done)
 
     def free_space(self) -> int:
-        return self._disk.manner.free
+        return self._disk.profile.free
 
     def close(self) -> None:
         self.work.finish()
@@ -159,7 +159,7 @@ class SimulatedTree(MemoryTree):
             self._folded = None
 
     def free_space(self) -> int:
-        return self._disk.manner.free
+        return self._disk.profile.free
 
     def close(self) -> None:
         self.work.finish()

@@ -38,7 +38,7 @@ class Faults:
         """Do no more of them, and undo what lasts."""
         self._plan.clear()
         self._world.loop.at = 0
-        self._world.disk.manner.failing_after = None
+        self._world.disk.profile.failing_after = None
 
     @property
     def excuse(self) -> bool:
@@ -112,22 +112,22 @@ class Faults:
 
     def fail(self) -> str | None:
         """Let the disk fail, now or soon."""
-        self._world.disk.manner.failing_after = self._random.randrange(3)
+        self._world.disk.profile.failing_after = self._random.randrange(3)
         return "the disk will fail"
 
     def fill(self) -> str | None:
         """Let the disk be nearly full, for some ticks."""
         world = self._world
-        world.disk.manner.free = NEARLY_NOTHING
+        world.disk.profile.free = NEARLY_NOTHING
         world.loop.call_later(self._random.uniform(1, 4), self._make_room, context=world.context)
         return "the disk is nearly full"
 
     def _make_room(self) -> None:
-        self._world.disk.manner.free = PLENTY
+        self._world.disk.profile.free = PLENTY
 
     def slow(self) -> str | None:
         """Let the disk be slow from now on."""
-        self._world.disk.manner.delay = 0.3
+        self._world.disk.profile.delay = 0.3
         return "the disk is slow"
 
 

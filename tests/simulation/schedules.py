@@ -18,7 +18,7 @@ from kvactor.tools.stress.clients import Client, Hangs, Stage
 from kvactor.tools.stress.feed import follow
 from kvactor.tools.stress.history import History, Item, Sighting, lines
 from kvactor.tools.stress.programs import MIX, PROGRAMS, scan
-from tests.simulation.disk import Manner
+from tests.simulation.disk import DiskProfile
 from tests.simulation.faults import Faults
 from tests.simulation.loop import Stuck, Trace
 from tests.simulation.network import QUICK, Conditions
@@ -94,7 +94,7 @@ def simulate(seed: int) -> Report:
             wire=random.choice((65536, 100)),
             high=random.choice((65536, 200)),
         ),
-        Manner(delay=random.choice((0.0001, 0.001, 0.02))),
+        DiskProfile(delay=random.choice((0.0001, 0.001, 0.02))),
     )
     faults = Faults(world, random, random.choice((0, 1, 1, 2, 3, 5)), HORIZON)
     run = _Run(world, faults, random)

@@ -68,7 +68,7 @@ async def cut_off_many_who_do_not_read(world: World) -> None:
         transport.pause_reading()
     await asyncio.sleep(4)
     assert world.life.actor is not None
-    assert world.life.actor.metrics.cut_off == MANY
+    assert world.life.actor.metrics.slow_clients_disconnected == MANY
     assert await world.stopped() == 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kvactor.core.records import Revision
-from tests.simulation.disk import Disk, Manner
+from tests.simulation.disk import Disk, DiskProfile
 from tests.simulation.loop import Process, SimulatedLoop, Stuck, run
 from tests.simulation.network import Conditions, End, Network
 
@@ -187,7 +187,7 @@ def test_a_crash_keeps_what_was_told_and_of_what_was_under_way_all_or_nothing(lo
     kept = []
     for seed in range(20):
         loop = loops()
-        disk = Disk(loop, Random(seed), Manner())
+        disk = Disk(loop, Random(seed), DiskProfile())
         told: list[BaseException | None] = []
         disk.journal.append([Revision(1, 0, ())], told.append)
         settle(loop)
@@ -204,7 +204,7 @@ def test_a_disk_that_fails_says_so_whether_it_has_written_or_not(loops: Loops) -
     kept = set()
     for seed in range(20):
         loop = loops()
-        disk = Disk(loop, Random(seed), Manner(failing_after=0))
+        disk = Disk(loop, Random(seed), DiskProfile(failing_after=0))
         told: list[BaseException | None] = []
         disk.journal.append([Revision(1, 0, ())], told.append)
         settle(loop)

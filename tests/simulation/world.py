@@ -20,7 +20,7 @@ from kvactor.actor import StoreActor
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
 from kvactor.web.app import create_app, create_runner
-from tests.simulation.disk import Disk, Manner
+from tests.simulation.disk import Disk, DiskProfile
 from tests.simulation.loop import Process, SimulatedLoop, run
 from tests.simulation.network import Conditions, Network
 
@@ -126,13 +126,13 @@ class World:
         seed: int,
         settings: Settings | None = None,
         conditions: Conditions | None = None,
-        manner: Manner | None = None,
+        profile: DiskProfile | None = None,
     ) -> None:
         self.seed = seed
         self.settings = settings or Settings()
         self.loop = SimulatedLoop()
         self.network = Network(self.loop, self.random("network"), conditions or Conditions())
-        self.disk = Disk(self.loop, self.random("disk"), manner or Manner())
+        self.disk = Disk(self.loop, self.random("disk"), profile or DiskProfile())
         self.context = self.network.context
         #: milliseconds that the wall clock was set forward
         self.offset = 0
@@ -221,7 +221,7 @@ class World:
         try:
             with (
                 mock.patch.object(web_response, "rfc822_formatted_time", _date),
-                mock.patch.object(kvactor.actor, "LOAN", 0),
+                mock.patch.object(kvactor.actor, "FOLD_YIELD", 0),
             ):
                 yield
         finally:

@@ -22,16 +22,16 @@ Finished = Callable[[Callable[[Callable[[BaseException | None], None]], None]], 
 
 def finished(start: Callable[[Callable[[BaseException | None], None]], None]) -> BaseException | None:
     """Start something that takes a `done`, wait until it calls it, and return what it said."""
-    event, said = Event(), []
+    event, reply = Event(), []
 
     def done(error: BaseException | None) -> None:
-        said.append(error)
+        reply.append(error)
         event.set()
 
     start(done)
     assert event.wait(30)
-    assert len(said) == 1
-    return said[0]
+    assert len(reply) == 1
+    return reply[0]
 
 
 def append(journal: Journal, *numbers: int) -> BaseException | None:

@@ -182,11 +182,11 @@ async def test_who_reads_slowly_but_surely_is_not_cut_off_and_who_stops_is(
             advance(10)
             await swept()
         assert await reader.read(4 * PIECE) == 4 * PIECE
-    assert actor.metrics.cut_off == 0
+    assert actor.metrics.slow_clients_disconnected == 0
     for _ in range(3):
         advance(20)
         await swept()
-    await until(lambda: actor.metrics.cut_off == 1 and actor.metrics.connections == 0)
+    await until(lambda: actor.metrics.slow_clients_disconnected == 1 and actor.metrics.connections == 0)
     assert await reader.read(2 * PAGE_SIZE) < PAGE_SIZE
     await server.proves_itself()
 
@@ -198,7 +198,7 @@ async def test_an_answer_that_nobody_reads_does_not_keep_its_connection(
 ) -> None:
     await fill(server)
     await reader.ask(server, f"GET {PAGE} HTTP/1.1\r\nHost: localhost\r\n{field}\r\n\r\n".encode())
-    await until(lambda: actor.metrics.cut_off == 1)
+    await until(lambda: actor.metrics.slow_clients_disconnected == 1)
     await until(lambda: actor.metrics.connections == 0)
     # The kernel does not keep the rest, either: the client is told at once, though it does not read.
     await until(lambda: reader.error == errno.ECONNRESET)
@@ -210,7 +210,7 @@ async def test_a_stream_that_nobody_reads_is_cut_off(
 ) -> None:
     await fill(server)
     await reader.ask(server, STREAM)
-    await until(lambda: actor.metrics.cut_off == 1)
+    await until(lambda: actor.metrics.slow_clients_disconnected == 1)
     await until(lambda: actor.metrics.subscribers == actor.metrics.connections == 0)
 
 

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from kvactor import errors
 from kvactor.actor import StoreActor
 from kvactor.core.messages import (
-    OUTSIDE,
+    AUTOCOMMIT,
     Batch,
     Check,
     Delete,
@@ -64,9 +64,9 @@ class Put(_Operation, tag="put"):
             raise InvalidRequest("A put has either value or value_base64.")
         ttl = None if self.ttl is None else max(1, int(self.ttl * 1000))
         if self.content_type is UNSET and self.value is not UNSET:
-            return Set(self.key.encode(), bytes(self.value), JSON, OUTSIDE, ttl)
+            return Set(self.key.encode(), bytes(self.value), JSON, AUTOCOMMIT, ttl)
         kind, value = self._value()
-        return Set(self.key.encode(), value, checked_type(kind, value), OUTSIDE, ttl)
+        return Set(self.key.encode(), value, checked_type(kind, value), AUTOCOMMIT, ttl)
 
     def _value(self) -> tuple[str, bytes]:
         if self.value_base64 is not UNSET:
@@ -237,7 +237,7 @@ class BatchRoutes:
         asked = Batch(
             tuple(check.message() for check in body.checks),
             tuple(operations),
-            within(request, OUTSIDE),
+            within(request, AUTOCOMMIT),
             once_of(request, text),
         )
         # Its results may be large, and then it is too late to refuse them.

@@ -9,7 +9,7 @@ from msgspec import Meta
 from kvactor import errors
 from kvactor.actor import StoreActor
 from kvactor.core import records
-from kvactor.core.messages import OUTSIDE, Delete, Expected, Get, Presence, Set
+from kvactor.core.messages import AUTOCOMMIT, Delete, Get, Precondition, Presence, Set
 from kvactor.core.records import NEVER
 from kvactor.errors import InvalidRequest
 from kvactor.settings import MAX_SECONDS
@@ -71,7 +71,7 @@ def _revisions(tags: str) -> tuple[int, ...]:
     return tuple(one for one in map(revision_of, bare) if one is not None)
 
 
-def expected_of(request: web.Request) -> Expected | None:
+def expected_of(request: web.Request) -> Precondition | None:
     """Return what a write expects of its key. Raises `InvalidRequest`."""
     match, none_match = request.headers.get("If-Match"), request.headers.get("If-None-Match")
     if none_match is not None:
@@ -147,7 +147,7 @@ class KeyRoutes:
                 key,
                 value,
                 content_type,
-                within(request, OUTSIDE),
+                within(request, AUTOCOMMIT),
                 None if ttl is None else max(1, int(ttl * 1000)),
                 expected_of(request),
                 once_of(request, value),
@@ -161,7 +161,7 @@ class KeyRoutes:
     async def get(self, request: web.Request) -> web.Response:
         """GET and HEAD /v1/kv/{key}."""
         key = key_in_path(request, _PREFIX)
-        got = await self._ask(Get(key, within(request, OUTSIDE)))
+        got = await self._ask(Get(key, within(request, AUTOCOMMIT)))
         record = records.decode(got.result)
         headers = {"ETag": tag(record.revision), **GUARDS}
         if record.expires_at != NEVER:
@@ -176,7 +176,7 @@ class KeyRoutes:
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE /v1/kv/{key}."""
         key = key_in_path(request, _PREFIX)
-        asked = Delete(key, within(request, OUTSIDE), expected_of(request), once_of(request))
+        asked = Delete(key, within(request, AUTOCOMMIT), expected_of(request), once_of(request))
         return answer((await self._ask(asked)).revision, b"", 204)
 
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from kvactor import errors
 from kvactor.actor import StoreActor
-from kvactor.core.messages import OUTSIDE, Answer, DeleteRange, Page, Range
+from kvactor.core.messages import AUTOCOMMIT, Answer, DeleteRange, Page, Range
 from kvactor.errors import InvalidRequest, RangeTooLarge
 from kvactor.settings import Settings
 from kvactor.web.answers import answer
@@ -126,7 +126,7 @@ class RangeRoutes:
                 start = max(start, last + b"\0")
         found: list[tuple[bytes, bytes]] = []
         room, revision, more = self._room.left(self._settings.max_body_size), None, True
-        where = within(request, OUTSIDE)
+        where = within(request, AUTOCOMMIT)
         async for got in self._parts(
             Range(start, end, query.limit, query.reverse, where, query.values)
         ):
@@ -167,11 +167,11 @@ class RangeRoutes:
         if not (query.all or query.prefix or query.start or query.end is not None):
             raise InvalidRequest("Say which keys: prefix, start, end, or all=true.")
         start, end = query.bounds()
-        where = within(request, OUTSIDE)
+        where = within(request, AUTOCOMMIT)
         try:
             deleted = await self._ask(DeleteRange(start, end, where, once_of(request)))
         except RangeTooLarge as error:
-            if where is OUTSIDE:
+            if where is AUTOCOMMIT:
                 parts = self._parts(Range(start, end, sys.maxsize, values=False))
                 count = sum([len(got.result.items) async for got in parts])
                 error.details = {**error.details, "count": count}

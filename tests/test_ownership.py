@@ -66,7 +66,7 @@ async def test_p1_whatever_the_disk_does_only_the_owners_coroutine_touches_what_
     await actor.start()
     reader = actor.ask(Changes(0, 1, wait=True))
     async with asyncio.timeout(PATIENCE):
-        while "Sessions.sweep" not in callers or "Store.thaw" not in callers:
+        while "Sessions.sweep" not in callers or "Store.drop_frozen" not in callers:
             await actor.ask(Open("t"))
             await actor.ask(Set(b"key", b"", "text/plain", "t"))
             await actor.ask(Commit("t"))

@@ -97,6 +97,7 @@ class Metrics:
             "memtable_keys": ("Keys in the memtable.", report.memtable_keys),
             "memtable_bytes": ("Bytes in the memtable, with overhead.", report.memtable_bytes),
             "folded_revision": ("Newest revision in the tree.", report.folded),
+            "writes_stalled": ("1 while writes wait for a fold.", int(report.stalled)),
             "transactions_open": ("Isolated transactions open.", report.transactions),
             "shared_transaction_depth": ("Depth of the shared transaction.", report.shared_depth),
             "free_bytes": ("Bytes that can still be written.", report.free_space),
@@ -163,6 +164,7 @@ class MeasuredJournal:
         self._journal = journal
         self._metrics = metrics
         self.replay = journal.replay
+        self.read = journal.read
         self.head = journal.head
         self.trim = journal.trim
         self.free_space = journal.free_space

@@ -17,12 +17,16 @@ FLOORS = (
     ("kvactor.actor",),
     ("kvactor.metrics", "kvactor.storage"),
     ("kvactor.core.owner",),
-    ("kvactor.core.operations", "kvactor.core.feed"),
-    ("kvactor.core.units",),
-    ("kvactor.core.access",),
-    ("kvactor.core.sessions", "kvactor.core.store", "kvactor.core.replies"),
-    ("kvactor.core.transactions", "kvactor.core.protocols"),
-    ("kvactor.core.records", "kvactor.core.messages", "kvactor.errors", "kvactor.settings"),
+    ("kvactor.core.executor", "kvactor.core.feed"),
+    ("kvactor.core.transaction_manager", "kvactor.core.replies"),
+    ("kvactor.core.messages",),
+    ("kvactor.core.idempotency",),
+    ("kvactor.core.operations",),
+    ("kvactor.core.keyspace",),
+    ("kvactor.core.store", "kvactor.core.transaction"),
+    ("kvactor.core.overlay", "kvactor.core.conflicts", "kvactor.core.protocols"),
+    ("kvactor.core.intervals",),
+    ("kvactor.core.records", "kvactor.errors", "kvactor.settings"),
 )
 PURE = "kvactor.core"
 IMPURE = ("asyncio", "aiohttp", "lmdb", "time", "random", "secrets", "threading", "os", "socket")

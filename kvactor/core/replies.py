@@ -10,7 +10,7 @@ from kvactor.core.messages import Answer
 from kvactor.errors import KvactorError
 
 
-class Reply(Protocol):
+class ReplyTo(Protocol):
     """Where an answer goes. An `asyncio.Future` is one."""
 
     def set_result(self, result: Any, /) -> None:
@@ -30,12 +30,12 @@ class HeldReplies:
     """Answers that wait until a revision is durable."""
 
     def __init__(self) -> None:
-        self._held: list[tuple[int, Reply, Outcome]] = []
+        self._held: list[tuple[int, ReplyTo, Outcome]] = []
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, depends_on: int, reply: Reply, outcome: Outcome) -> None:
+    def hold(self, depends_on: int, reply: ReplyTo, outcome: Outcome) -> None:
         """Keep an answer until revision `depends_on` is durable."""
         self._held.append((depends_on, reply, outcome))
 
@@ -55,7 +55,7 @@ class HeldReplies:
             deliver(reply, error)
 
 
-def deliver(reply: Reply, outcome: Outcome) -> None:
+def deliver(reply: ReplyTo, outcome: Outcome) -> None:
     """Give an answer, unless nobody waits for it any more."""
     if reply.done():
         return

@@ -52,6 +52,7 @@ STATUS: dict[type[errors.KvactorError], HTTPStatus] = {
     errors.TooManyConnections: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Stopping: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    errors.WritesStalled: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.OutcomeUnknown: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 

@@ -13,8 +13,20 @@ import msgspec
 from aiohttp import web
 from multidict import istr
 
-from kvactor.core.messages import IdempotencyKey, Scope, Within
-from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidKey, InvalidRequest, Overloaded, Stopping
+from kvactor.core.idempotency import IdempotencyKey
+from kvactor.core.messages import Answer, Scope, TransactionRef
+from kvactor.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    ChecksFailed,
+    InvalidKey,
+    InvalidRequest,
+    KeyNotFound,
+    KvactorError,
+    Overloaded,
+    PreconditionFailed,
+    Stopping,
+)
 from kvactor.settings import Settings
 from kvactor.web.answers import TRANSACTION
 
@@ -69,7 +81,7 @@ def revision_of(text: str) -> int | None:
     return int(text) if len(text) <= _MAX_DIGITS and text.isascii() and text.isdigit() else None
 
 
-def within(request: web.Request, otherwise: Scope) -> Within:
+def within(request: web.Request, otherwise: Scope) -> TransactionRef:
     """Return in which transaction a request speaks: the isolated one that its header names, or else
     `otherwise`.
     """
@@ -246,3 +258,22 @@ def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise InvalidRequest(f"The body is not valid JSON: {error}") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
+
+
+def missing(answer: Answer[Any]) -> KeyNotFound:
+    """Return the error that a read of a missing key gets."""
+    error = KeyNotFound("Key not found")
+    error.revision = answer.revision
+    return error
+
+
+def single(error: KvactorError) -> KvactorError:
+    """Return what the error of a batch of one means to a request that is no batch."""
+    if isinstance(error, ChecksFailed):
+        failed = PreconditionFailed(
+            "The key is not what the precondition says. Read it again, and decide anew."
+        )
+        failed.revision = error.revision
+        return failed
+    error.details = {name: value for name, value in error.details.items() if name != "operation"}
+    return error

@@ -93,7 +93,12 @@ def said(kind: Any, description: str = "Done.", *headers: Header) -> Reply:
 #: What can go wrong wherever the owner is asked.
 ASKING: Errors = (errors.Overloaded, errors.Stopping, errors.OutcomeUnknown)
 #: What can go wrong where something is written.
-WRITING: Errors = (errors.StorageFull, errors.TransactionTooLarge, errors.RecordDamaged)
+WRITING: Errors = (
+    errors.StorageFull,
+    errors.WritesStalled,
+    errors.TransactionTooLarge,
+    errors.RecordDamaged,
+)
 #: What can go wrong in a transaction.
 GONE: Errors = (errors.TransactionNotFound, errors.TransactionConflict)
 

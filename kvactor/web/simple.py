@@ -5,16 +5,20 @@ unless the header `Kvactor-Transaction` names an isolated one. Values are kept a
 was sent.
 """
 
+from typing import Any
+
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from kvactor import errors
 from kvactor.actor import StoreActor
-from kvactor.core.messages import SHARED, Begin, Commit, Delete, Get, Rollback, Set
+from kvactor.core.idempotency import IdempotencyKey
+from kvactor.core.messages import SHARED, Batch, Begin, Commit, Execute, Message, Rollback
+from kvactor.core.operations import Delete, Get, PlainOperation, Set
 from kvactor.core.records import is_json, value_of
 from kvactor.web.answers import answer
-from kvactor.web.requests import Bodies, key_in_path, once_of, parse, within
+from kvactor.web.requests import Bodies, key_in_path, missing, once_of, parse, single, within
 from kvactor.web.routes import ONCE, WITHIN, WRITING, Body, Route, said
 from kvactor.web.values import JSON, encode, item
 
@@ -110,7 +114,7 @@ class SeedRoutes:
                 summary="Merge what was written since the last begin into the level above, or store it",
                 headers=(WITHIN,),
                 answers={200: said(Told)},
-                errors=(errors.NoTransaction, errors.StorageFull),
+                errors=(errors.NoTransaction, errors.StorageFull, errors.WritesStalled),
             ),
         ]
 
@@ -121,16 +125,20 @@ class SeedRoutes:
         value = b"" if body.value is UNSET else bytes(body.value)
         if not body.key or value in {b"", b"null"}:
             raise errors.KeyAndValueRequired("Key and value are required")
-        asked = Set(
-            body.key.encode(), value, JSON, within(request, SHARED), once=once_of(request, text)
-        )
-        return answer((await self._ask(asked)).revision, b'{"status":"ok"}')
+        asked = write(Set(body.key.encode(), value, JSON), request, once_of(request, text))
+        try:
+            answered = await self._ask(asked)
+        except errors.KvactorError as error:
+            raise single(error)  # noqa: B904 (it is the same one)
+        return answer(answered.revision, b'{"status":"ok"}')
 
     async def get(self, request: web.Request) -> web.Response:
         """GET /get/{key}."""
         key = key_in_path(request, "/get/")
-        got = await self._ask(Get(key, within(request, SHARED)))
+        got = await self._ask(Execute(Get(key), within(request, SHARED)))
         name, record = self._encode(key.decode()), got.result
+        if record is None:
+            raise missing(got)
         if is_json(record):
             return answer(got.revision, b'{"key":%b,"value":%b}' % (name, value_of(record)))
         shown = item(key, record)
@@ -138,8 +146,13 @@ class SeedRoutes:
 
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE /delete/{key}."""
-        asked = Delete(key_in_path(request, "/delete/"), within(request, SHARED), once=once_of(request))
-        return answer((await self._ask(asked)).revision, b'{"status":"deleted"}')
+        operation = Delete(key_in_path(request, "/delete/"), must_exist=True)
+        asked = write(operation, request, once_of(request))
+        try:
+            answered = await self._ask(asked)
+        except errors.KvactorError as error:
+            raise single(error)  # noqa: B904 (it is the same one)
+        return answer(answered.revision, b'{"status":"deleted"}')
 
     async def begin(self, request: web.Request) -> web.Response:
         """POST /begin."""
@@ -155,3 +168,12 @@ class SeedRoutes:
         """POST /commit."""
         committed = await self._ask(Commit(within(request, SHARED)))
         return answer(committed.revision, b'{"status":"transaction committed"}')
+
+
+def write(operation: Set | Delete, request: web.Request, once: IdempotencyKey | None) -> Message[Any]:
+    """Return the message of one write: with an idempotency key, a batch of one."""
+    transaction = within(request, SHARED)
+    if once is None:
+        plain: PlainOperation[bool] = operation
+        return Execute(plain, transaction)
+    return Batch((operation,), (), transaction, once)

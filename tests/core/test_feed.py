@@ -8,14 +8,24 @@ import pytest
 
 from kvactor.actor import StoreActor
 from kvactor.core import feed
-from kvactor.core.messages import Begin, Changes, Commit, Delete, DeleteRange, Open, Stop
+from kvactor.core.messages import Begin, Changes, Commit, Open, Stop
+from kvactor.core.operations import Delete
 from kvactor.core.protocols import StorageFailed
 from kvactor.core.records import HIDDEN, Revision, value_of
 from kvactor.errors import HistoryGone, OutcomeUnknown, RevisionInFuture
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
 from kvactor.storage.memory import MemoryJournal, MemoryTree
-from tests.core.builders import ONCE, TICK, batch, catch_up, held_with, put
+from tests.core.builders import (
+    IDEMPOTENCY_KEY,
+    TICK,
+    batch,
+    catch_up,
+    delete,
+    delete_range,
+    held_with,
+    put,
+)
 from tests.core.harness import HeldJournal, HeldTree, OwnerHarness, RecordingReply
 
 
@@ -44,7 +54,7 @@ def numbers(revisions: list[Revision]) -> list[int]:
     return [revision.number for revision in revisions]
 
 
-def shown(revision: Revision) -> dict[bytes, bytes | None]:
+def values_of(revision: Revision) -> dict[bytes, bytes | None]:
     return {key: None if record is None else value_of(record) for key, record in revision.changes}
 
 
@@ -60,13 +70,13 @@ def test_every_revision_comes_once_in_order_and_whole() -> None:
     harness.ask(Begin("t"))
     harness.ask(put(b"c", b"t", "t"))
     harness.ask(Commit("t"))
-    harness.ask(Delete(b"b", "t"))
+    harness.ask(delete(b"b", "t"))
     assert len(follow(harness, 0)) == 2
     harness.ask(Commit("t"))
-    harness.ask(DeleteRange(b"", None))
+    harness.ask(delete_range(b"", None))
     found = follow(harness, 0)
     assert numbers(found) == [1, 2, 3, 4]
-    assert [shown(one) for one in found] == [
+    assert [values_of(one) for one in found] == [
         {b"a": b"1"},
         {b"b": b"1", b"a": b"2"},
         {b"b": None, b"c": b"t"},
@@ -83,9 +93,9 @@ def test_what_changes_nothing_is_not_in_the_feed() -> None:
     harness = OwnerHarness()
     harness.ask(put(b"a"))
     harness.ask(batch(put(b"b"), Delete(b"b")))
-    harness.ask(DeleteRange(b"x", None))
+    harness.ask(delete_range(b"x", None))
     harness.ask(put(b"b"))
-    assert [shown(one) for one in follow(harness, 0)] == [{b"a": b"1"}, {b"b": b"1"}]
+    assert [values_of(one) for one in follow(harness, 0)] == [{b"a": b"1"}, {b"b": b"1"}]
 
 
 def test_an_expiry_is_a_deletion() -> None:
@@ -95,14 +105,14 @@ def test_an_expiry_is_a_deletion() -> None:
     waiting = harness.ask(Changes(1, 9, wait=True))
     assert follow(harness, 1) == []
     harness.tell(TICK)
-    assert [shown(one) for one in waiting.result] == [{b"a": None}]
+    assert [values_of(one) for one in waiting.result] == [{b"a": None}]
 
 
 def test_what_is_kept_for_an_idempotency_key_is_part_of_its_revision_under_a_hidden_key() -> None:
     harness = OwnerHarness()
-    harness.ask(put(b"a", once=ONCE))
+    harness.ask(put(b"a", idempotency_key=IDEMPOTENCY_KEY))
     (revision,) = follow(harness, 0)
-    assert [key for key, _ in revision.changes] == [b"a", HIDDEN + ONCE.key]
+    assert [key for key, _ in revision.changes] == [b"a", HIDDEN + IDEMPOTENCY_KEY.key]
 
 
 @pytest.mark.parametrize("restart", [True, False])
@@ -121,7 +131,7 @@ def test_history_beyond_what_is_in_memory_comes_from_the_journal(
     for since in range(13):
         found = follow(harness, since)
         assert numbers(found) == list(range(since + 1, 13))
-        assert [shown(one)[b"a"] for one in found] == [b"%d" % n for n in range(since + 1, 13)]
+        assert [values_of(one)[b"a"] for one in found] == [b"%d" % n for n in range(since + 1, 13)]
     assert journal.replays > 0
     journal.replays = 0
     follow(harness, 7)
@@ -163,7 +173,7 @@ def test_an_answer_is_a_slice_of_so_many_revisions_and_bytes(monkeypatch: pytest
     # The one that goes beyond is the last; there is always one.
     assert len(harness.ask(Changes(head, 1000)).result) == 2
     head = harness.owner.revision
-    harness.ask(DeleteRange(b"0", b"4"))
+    harness.ask(delete_range(b"0", b"4"))
     harness.ask(put(b"a"))
     assert numbers(harness.ask(Changes(head, 1000)).result) == [head + 1]
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from kvactor.core.keyspace import Page
 from kvactor.core.messages import (
     AUTOCOMMIT,
     SHARED,
@@ -19,25 +20,17 @@ from kvactor.core.messages import (
     Begin,
     Check,
     Commit,
-    Delete,
-    DeleteRange,
     Drop,
-    Get,
-    Increment,
     Message,
     Open,
-    Operation,
-    Page,
     Precondition,
     Presence,
-    Range,
-    Result,
     Rollback,
-    Set,
     Status,
     Tick,
-    Within,
+    TransactionRef,
 )
+from kvactor.core.operations import Delete, DeleteRange, Get, Increment, Operation, Range, Result, Set
 from kvactor.core.records import value_of
 from kvactor.errors import (
     ChecksFailed,
@@ -50,6 +43,7 @@ from kvactor.errors import (
     TransactionNotFound,
 )
 from kvactor.settings import Settings
+from tests.core.builders import delete, delete_range, get, scan
 from tests.core.harness import HeldJournal, HeldTree, OwnerHarness, RecordingReply
 from tests.sizes import size
 
@@ -68,9 +62,9 @@ WEIGHTS = {
 TTL = st.sampled_from([None, None, None, 1, 50, 1000])
 IDLE = 30_000
 
-Request = tuple[str, Within, bytes, bytes, int | None, int, bool, bool]
+Request = tuple[str, TransactionRef, bytes, bytes, int | None, int, bool, bool]
 # "1" and "2" are two clients, each with an isolated transaction of its own
-WITHIN: st.SearchStrategy[Within] = st.sampled_from(
+WITHIN: st.SearchStrategy[TransactionRef] = st.sampled_from(
     [AUTOCOMMIT, AUTOCOMMIT, SHARED, "1", "1", "2", "2"]
 )
 REQUEST = st.tuples(
@@ -138,13 +132,13 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.tree.holding = False
         self.harness = OwnerHarness(self.journal, self.tree, Settings(memtable_size=700, history=5))
         self.data: Data = {}
-        self.open: dict[Within, Naive] = {}
-        self.ended: dict[Within, str] = {}
+        self.open: dict[TransactionRef, Naive] = {}
+        self.ended: dict[TransactionRef, str] = {}
         self.revision = 0
         self.late: list[tuple[RecordingReply[Any], object]] = []
         self.opened = {"1": 0, "2": 0}
 
-    def id(self, within: Within) -> Within:
+    def id(self, within: TransactionRef) -> TransactionRef:
         """The transaction that a client is in now."""
         return f"{within}.{self.opened[within]}" if isinstance(within, str) else within
 
@@ -153,7 +147,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
     def alive(self, entry: Entry | None) -> Entry | None:
         return None if entry is None or entry[1] <= self.harness.now else entry
 
-    def find(self, within: Within) -> Naive | type[KvactorError] | None:
+    def find(self, within: TransactionRef) -> Naive | type[KvactorError] | None:
         """The open transaction, what is wrong with it, or None."""
         one = self.open.get(within)
         if isinstance(within, str):
@@ -174,7 +168,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
                 return self.alive(level[key])
         return self.alive(self.data.get(key))
 
-    def note(self, within: Within, one: Naive | None, key: bytes) -> None:
+    def note(self, within: TransactionRef, one: Naive | None, key: bytes) -> None:
         if isinstance(within, str) and one and not any(key in level for level in one.levels):
             one.keys.append(key)
             if self.alive(self.data.get(key)) is not None:
@@ -226,23 +220,23 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.open_another("1")
         self.open_another("2")
 
-    def get(self, key: bytes, within: Within) -> None:
+    def get(self, key: bytes, within: TransactionRef) -> None:
         within = self.id(within)
         one = self.find(within)
         if within is AUTOCOMMIT and self.journal.pending:
             return None  # readers see what is durable, which the model does not know
         if isinstance(one, type):
-            return self.expect(Get(key, within), one)
+            return self.expect(get(key, within), one)
         if one is None and within is SHARED and self.journal.pending:
             return None
         if one and one.conflicted and isinstance(within, str):
-            return self.expect(Get(key, within), TransactionConflict)
+            return self.expect(get(key, within), TransactionConflict)
         self.note(within, one, key)
         found = self.look(one, key)
-        self.expect(Get(key, within), KeyNotFound if found is None else found[0])
+        self.expect(get(key, within), KeyNotFound if found is None else found[0])
         return None
 
-    def put(self, key: bytes, value: bytes, within: Within, ttl: int | None) -> None:
+    def put(self, key: bytes, value: bytes, within: TransactionRef, ttl: int | None) -> None:
         within = self.id(within)
         message = Set(key, value, "", within, ttl)
         entry = self.draft(message)
@@ -258,26 +252,26 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.expect(message, None)
         return None
 
-    def delete(self, key: bytes, within: Within) -> None:
+    def delete(self, key: bytes, within: TransactionRef) -> None:
         within = self.id(within)
         one = self.find(within)
         if isinstance(one, type):
-            return self.expect(Delete(key, within), one)
+            return self.expect(delete(key, within), one)
         if one and one.conflicted and isinstance(within, str):
-            return self.expect(Delete(key, within), TransactionConflict)
+            return self.expect(delete(key, within), TransactionConflict)
         self.note(within, one, key)
         if self.look(one, key) is None:
-            return self.expect(Delete(key, within), KeyNotFound)
+            return self.expect(delete(key, within), KeyNotFound)
         if one is None:
             self.write({key: None})
         else:
             one.levels[-1][key] = None
-        self.expect(Delete(key, within), None)
+        self.expect(delete(key, within), None)
         return None
 
-    def scan(self, start: bytes, end: bytes, within: Within, limit: int, reverse: bool) -> None:
+    def scan(self, start: bytes, end: bytes, within: TransactionRef, limit: int, reverse: bool) -> None:
         within = self.id(within)
-        message = Range(start, end, limit, reverse, within)
+        message = scan(start, end, limit, reverse, within)
         one = self.find(within)
         if isinstance(one, type):
             return self.expect(message, one)
@@ -289,7 +283,13 @@ class CoreAgainstModel(RuleBasedStateMachine):
         return None
 
     def found(
-        self, within: Within, one: Naive | None, start: bytes, end: bytes, limit: int, reverse: bool
+        self,
+        within: TransactionRef,
+        one: Naive | None,
+        start: bytes,
+        end: bytes,
+        limit: int,
+        reverse: bool,
     ) -> list[tuple[bytes, bytes]]:
         names = set(self.data)
         for level in one.levels if one else []:
@@ -311,7 +311,9 @@ class CoreAgainstModel(RuleBasedStateMachine):
 
     # -- more than one plain read or write --
 
-    def unit(self, message: Message[Any], within: Within, do: Callable[[Naive], object]) -> None:
+    def unit(
+        self, message: Message[Any], within: TransactionRef, do: Callable[[Naive], object]
+    ) -> None:
         """Expect what `do` says, an error class or a result; only then what it wrote is written."""
         one = self.find(within)
         if isinstance(one, type):
@@ -335,7 +337,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         entry = self.look(one, key)
         return Presence.ABSENT if entry is None else (entry[2],)
 
-    def holds(self, within: Within, unit: Naive, key: bytes, expected: Precondition) -> bool:
+    def holds(self, within: TransactionRef, unit: Naive, key: bytes, expected: Precondition) -> bool:
         self.note(within, unit, key)
         entry = self.look(unit, key)
         if isinstance(expected, Presence):
@@ -345,7 +347,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
     def draft(self, message: Set) -> Entry:
         return message.value, float("inf") if message.ttl is None else self.harness.now + message.ttl, 0
 
-    def operate(self, within: Within, unit: Naive, one: Operation) -> object:
+    def operate(self, within: TransactionRef, unit: Naive, one: Operation) -> object:
         top = unit.levels[-1]
         if isinstance(one, Range | DeleteRange):
             end = b"\xff" if one.end is None else one.end
@@ -372,7 +374,11 @@ class CoreAgainstModel(RuleBasedStateMachine):
         return int(value) + one.by
 
     def operate_all(
-        self, within: Within, unit: Naive, checks: Sequence[Check], operations: Sequence[Operation]
+        self,
+        within: TransactionRef,
+        unit: Naive,
+        checks: Sequence[Check],
+        operations: Sequence[Operation],
     ) -> object:
         # All are looked at, and so read.
         held = [self.holds(within, unit, check.key, check.expected) for check in checks]
@@ -386,27 +392,27 @@ class CoreAgainstModel(RuleBasedStateMachine):
         return tuple(results)
 
     def write_if(
-        self, within: Within, unit: Naive, write: Set | Delete, expected: Precondition
+        self, within: TransactionRef, unit: Naive, write: Set | Delete, expected: Precondition
     ) -> object:
         if not self.holds(within, unit, write.key, expected):
             return PreconditionFailed
         return KeyNotFound if self.operate(within, unit, write) is False else None
 
-    def reopen(self, within: Within, reopen: bool) -> Within:
+    def reopen(self, within: TransactionRef, reopen: bool) -> TransactionRef:
         """A client whose transaction has ended may open another."""
         if isinstance(within, str) and reopen and self.id(within) not in self.open:
             self.open_another(within)
         return self.id(within)
 
     @rule(
-        within=WITHIN,
+        transaction=WITHIN,
         checks=st.lists(st.tuples(KEYS, EXPECTED), max_size=2),
         operations=st.lists(OPERATION, max_size=5),
         reopen=st.booleans(),
     )
     def batch(
         self,
-        within: Within,
+        within: TransactionRef,
         checks: list[tuple[bytes, Condition]],
         operations: list[Operation],
         reopen: bool,
@@ -417,19 +423,23 @@ class CoreAgainstModel(RuleBasedStateMachine):
         message = Batch(conditions, tuple(operations), within)
         self.unit(message, within, lambda unit: self.operate_all(within, unit, conditions, operations))
 
-    @rule(within=WITHIN, write=WRITE, condition=EXPECTED, reopen=st.booleans())
+    @rule(transaction=WITHIN, write=WRITE, condition=EXPECTED, reopen=st.booleans())
     def conditional_write(
-        self, within: Within, write: Set | Delete, condition: Condition, reopen: bool
+        self, within: TransactionRef, write: Set | Delete, condition: Condition, reopen: bool
     ) -> None:
         within = self.reopen(within, reopen)
         expected = self.expected(self.open.get(within), write.key, condition)
-        message: Message[Any] = msgspec.structs.replace(write, within=within, expected=expected)
+        message: Message[Any] = msgspec.structs.replace(
+            write, transaction=within, precondition=expected
+        )
         self.unit(message, within, lambda unit: self.write_if(within, unit, write, expected))
 
-    @rule(within=WITHIN, start=KEYS, end=ENDS, reopen=st.booleans())
-    def delete_range(self, within: Within, start: bytes, end: bytes | None, reopen: bool) -> None:
+    @rule(transaction=WITHIN, start=KEYS, end=ENDS, reopen=st.booleans())
+    def delete_range(
+        self, within: TransactionRef, start: bytes, end: bytes | None, reopen: bool
+    ) -> None:
         within = self.reopen(within, reopen)
-        message = DeleteRange(start, end, within)
+        message = delete_range(start, end, within)
         self.unit(message, within, lambda unit: (self.operate(within, unit, message),))
 
     # -- transactions --
@@ -439,7 +449,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.open[self.id(client)] = Naive(self.harness.now)
         self.expect(Open(f"{client}.{self.opened[client]}"), None)
 
-    def begin(self, within: Within) -> None:
+    def begin(self, within: TransactionRef) -> None:
         within = self.id(within)
         one = self.find(within)
         if isinstance(one, type):
@@ -455,7 +465,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.expect(Begin(within), None)
         return None
 
-    def rollback(self, within: Within) -> None:
+    def rollback(self, within: TransactionRef) -> None:
         within = self.id(within)
         one = self.find(within)
         if isinstance(one, type):
@@ -470,7 +480,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.expect(Rollback(within), None)
         return None
 
-    def drop(self, within: Within) -> None:
+    def drop(self, within: TransactionRef) -> None:
         within = self.id(within)
         one = self.find(within)
         if isinstance(one, type):
@@ -481,7 +491,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.expect(Drop(within), None)
         return None
 
-    def commit(self, within: Within) -> None:
+    def commit(self, within: TransactionRef) -> None:
         within = self.id(within)
         if self.ended.get(within) == "committed":
             return self.expect(Commit(within), None)
@@ -515,7 +525,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         requests=st.lists(REQUEST, min_size=1, max_size=4),
         keep=st.booleans(),
     )
-    def a_level_of_its_own(self, client: Within, requests: list[Request], keep: bool) -> None:
+    def a_level_of_its_own(self, client: TransactionRef, requests: list[Request], keep: bool) -> None:
         self.reopen(client, True)
         self.begin(client)
         for what, _, key, value, ttl, limit, reverse, reopen in requests:
@@ -526,7 +536,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
     def request(
         self,
         what: str,
-        within: Within,
+        within: TransactionRef,
         key: bytes,
         value: bytes,
         ttl: int | None,
@@ -607,7 +617,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.the_disk_is_fast_again()
-        found = self.harness.ask(Range(limit=1000)).result.items
+        found = self.harness.ask(scan(limit=1000)).result.items
         alive = {key: entry[0] for key, entry in self.data.items() if self.alive(entry)}
         assert {key: value_of(record) for key, record in found} == alive
 

@@ -10,16 +10,13 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from kvactor import errors
 from kvactor.actor import StoreActor
-from kvactor.core.messages import (
-    AUTOCOMMIT,
-    Batch,
-    Check,
+from kvactor.core.messages import AUTOCOMMIT, Batch, Check, Presence
+from kvactor.core.operations import (
     Delete,
     DeleteRange,
     Get,
     Increment,
     Operation,
-    Presence,
     Range,
     Result,
     Set,
@@ -58,15 +55,15 @@ class Put(_Operation, tag="put"):
     content_type: str | UnsetType = UNSET
     ttl: Annotated[float, Meta(gt=0, le=MAX_SECONDS, description="seconds")] | None = None
 
-    def message(self) -> Operation:
+    def message(self) -> Operation[Any]:
         """Return the message."""
         if (self.value is UNSET) is (self.value_base64 is UNSET):
             raise InvalidRequest("A put has either value or value_base64.")
         ttl = None if self.ttl is None else max(1, int(self.ttl * 1000))
         if self.content_type is UNSET and self.value is not UNSET:
-            return Set(self.key.encode(), bytes(self.value), JSON, AUTOCOMMIT, ttl)
+            return Set(self.key.encode(), bytes(self.value), JSON, ttl)
         kind, value = self._value()
-        return Set(self.key.encode(), value, checked_type(kind, value), AUTOCOMMIT, ttl)
+        return Set(self.key.encode(), value, checked_type(kind, value), ttl)
 
     def _value(self) -> tuple[str, bytes]:
         if self.value_base64 is not UNSET:
@@ -93,7 +90,7 @@ class GetOne(_Operation, tag="get"):
 
     key: str
 
-    def message(self) -> Operation:
+    def message(self) -> Operation[Any]:
         """Return the message."""
         return Get(self.key.encode())
 
@@ -107,7 +104,7 @@ class DeleteOne(_Operation, tag="delete"):
 
     key: str
 
-    def message(self) -> Operation:
+    def message(self) -> Operation[Any]:
         """Return the message."""
         return Delete(self.key.encode())
 
@@ -122,7 +119,7 @@ class Add(_Operation, tag="increment"):
     key: str
     by: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 1
 
-    def message(self) -> Operation:
+    def message(self) -> Operation[Any]:
         """Return the message."""
         return Increment(self.key.encode(), self.by)
 
@@ -149,7 +146,7 @@ class Scan(Ranged, tag="range"):
     limit: Annotated[int, Meta(ge=1)] = 100
     reverse: bool = False
 
-    def message(self) -> Operation:
+    def message(self) -> Operation[Any]:
         """Return the message."""
         return Range(*self.bounds(), self.limit, self.reverse)
 
@@ -163,7 +160,7 @@ class Clear(Ranged, tag="delete_range"):
 
     all: bool = False
 
-    def message(self) -> Operation:
+    def message(self) -> Operation[Any]:
         """Return the message."""
         if not (self.all or self.prefix or self.start or self.end is not None):
             raise InvalidRequest("Say which keys: prefix, start, end, or all.")
@@ -227,7 +224,7 @@ class BatchRoutes:
         """POST /v1/batch."""
         text = await self._body_of(request)
         body = parse(self._decoder, text)
-        operations: list[Operation] = []
+        operations: list[Operation[Any]] = []
         for index, operation in enumerate(body.operations):
             try:
                 operations.append(operation.message())
@@ -235,8 +232,8 @@ class BatchRoutes:
                 error.details = {"operation": index}
                 raise
         asked = Batch(
-            tuple(check.message() for check in body.checks),
             tuple(operations),
+            tuple(check.message() for check in body.checks),
             within(request, AUTOCOMMIT),
             once_of(request, text),
         )

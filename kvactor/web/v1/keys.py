@@ -9,12 +9,33 @@ from msgspec import Meta
 from kvactor import errors
 from kvactor.actor import StoreActor
 from kvactor.core import records
-from kvactor.core.messages import AUTOCOMMIT, Delete, Get, Precondition, Presence, Set
+from kvactor.core.idempotency import IdempotencyKey
+from kvactor.core.messages import (
+    AUTOCOMMIT,
+    Batch,
+    BatchResponse,
+    Check,
+    Execute,
+    Message,
+    Precondition,
+    Presence,
+    TransactionRef,
+)
+from kvactor.core.operations import Delete, Get, Set
 from kvactor.core.records import NEVER
 from kvactor.errors import InvalidRequest
 from kvactor.settings import MAX_SECONDS
 from kvactor.web.answers import answer
-from kvactor.web.requests import Bodies, key_in_path, once_of, query_of, revision_of, within
+from kvactor.web.requests import (
+    Bodies,
+    key_in_path,
+    missing,
+    once_of,
+    query_of,
+    revision_of,
+    single,
+    within,
+)
 from kvactor.web.routes import (
     ETAG,
     EXPIRES_AT,
@@ -142,26 +163,29 @@ class KeyRoutes:
         key, ttl = key_in_path(request, _PREFIX), query_of(request, PutQuery).ttl
         value = await self._body_of(request)
         content_type = checked_type(request.headers.get("Content-Type", BINARY), value)
-        put = await self._ask(
-            Set(
-                key,
-                value,
-                content_type,
-                within(request, AUTOCOMMIT),
-                None if ttl is None else max(1, int(ttl * 1000)),
-                expected_of(request),
-                once_of(request, value),
-            )
-        )
-        revision = put.result.revision
+        expected, transaction = expected_of(request), within(request, AUTOCOMMIT)
+        lifetime = None if ttl is None else max(1, int(ttl * 1000))
+        report = expected is not None or transaction is AUTOCOMMIT
+        operation = Set(key, value, content_type, lifetime, report)
+        asked = write(operation, transaction, expected, once_of(request, value))
+        try:
+            put = await self._ask(asked)
+        except errors.KvactorError as error:
+            raise single(error)  # noqa: B904 (it is the same one)
+        if isinstance(put.result, BatchResponse):
+            revision, created = put.result.revision, put.result.results[0]
+        else:
+            revision, created = (put.revision if transaction is AUTOCOMMIT else 0), put.result
         headers = {"ETag": tag(revision)} if revision else {}
-        status = 201 if put.result.created else 200
+        status = 201 if created else 200
         return answer(put.revision, encode(Written(revision or None)), status, headers=headers)
 
     async def get(self, request: web.Request) -> web.Response:
         """GET and HEAD /v1/kv/{key}."""
         key = key_in_path(request, _PREFIX)
-        got = await self._ask(Get(key, within(request, AUTOCOMMIT)))
+        got = await self._ask(Execute(Get(key), within(request, AUTOCOMMIT)))
+        if got.result is None:
+            raise missing(got)
         record = records.decode(got.result)
         headers = {"ETag": tag(record.revision), **GUARDS}
         if record.expires_at != NEVER:
@@ -176,8 +200,26 @@ class KeyRoutes:
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE /v1/kv/{key}."""
         key = key_in_path(request, _PREFIX)
-        asked = Delete(key, within(request, AUTOCOMMIT), expected_of(request), once_of(request))
-        return answer((await self._ask(asked)).revision, b"", 204)
+        operation = Delete(key, must_exist=True)
+        transaction, expected = within(request, AUTOCOMMIT), expected_of(request)
+        try:
+            deleted = await self._ask(write(operation, transaction, expected, once_of(request)))
+        except errors.KvactorError as error:
+            raise single(error)  # noqa: B904 (it is the same one)
+        return answer(deleted.revision, b"", 204)
+
+
+def write(
+    operation: Set | Delete,
+    transaction: TransactionRef,
+    expected: Precondition | None,
+    once: IdempotencyKey | None,
+) -> Message[Any]:
+    """Return the message of one write: with a precondition or an idempotency key, a batch of one."""
+    if expected is None and once is None:
+        return Execute(operation, transaction)
+    checks = () if expected is None else (Check(operation.key, expected),)
+    return Batch((operation,), checks, transaction, once)
 
 
 def _strong(tags: str) -> str:

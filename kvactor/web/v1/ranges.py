@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import sys
 from collections.abc import AsyncIterator
 from typing import Annotated
 from urllib.parse import urlencode
@@ -13,11 +12,13 @@ from msgspec import Meta
 
 from kvactor import errors
 from kvactor.actor import StoreActor
-from kvactor.core.messages import AUTOCOMMIT, Answer, DeleteRange, Page, Range
-from kvactor.errors import InvalidRequest, RangeTooLarge
+from kvactor.core.keyspace import Page
+from kvactor.core.messages import AUTOCOMMIT, Answer, Batch, Execute, TransactionRef
+from kvactor.core.operations import DeleteRange, Range
+from kvactor.errors import InvalidRequest, KvactorError
 from kvactor.settings import Settings
 from kvactor.web.answers import answer
-from kvactor.web.requests import Room, once_of, query_of, within
+from kvactor.web.requests import Room, once_of, query_of, single, within
 from kvactor.web.routes import LINK, ONCE, WITHIN, WRITING, Route, always, said
 from kvactor.web.v1.keys import Written
 from kvactor.web.values import Item, encode, item
@@ -128,7 +129,7 @@ class RangeRoutes:
         room, revision, more = self._room.left(self._settings.max_body_size), None, True
         where = within(request, AUTOCOMMIT)
         async for got in self._parts(
-            Range(start, end, query.limit, query.reverse, where, query.values)
+            Range(start, end, query.limit, query.reverse, query.values), where
         ):
             # The oldest part's revision: whoever goes on from there misses nothing.
             revision = got.revision if revision is None else revision
@@ -147,13 +148,13 @@ class RangeRoutes:
             headers["Link"] = f'</v1/kv?{urlencode(following)}>; rel="next"'
         return answer(revision or 0, encode(body), headers=headers)
 
-    async def _parts(self, asked: Range) -> AsyncIterator[Answer[Page]]:
+    async def _parts(self, asked: Range, transaction: TransactionRef) -> AsyncIterator[Answer[Page]]:
         """Yield what a message asks for in parts, so that nobody waits long for the owner."""
         start, end, left, more = asked.start, asked.end, asked.limit, True
         most = min(SLICE, self._settings.max_scan_limit)
         while more and left:
             part = msgspec.structs.replace(asked, start=start, end=end, limit=min(most, left))
-            got = await self._ask(part)
+            got = await self._ask(Execute(part, transaction))
             yield got
             more = got.result.more
             left -= len(got.result.items)
@@ -168,14 +169,11 @@ class RangeRoutes:
             raise InvalidRequest("Say which keys: prefix, start, end, or all=true.")
         start, end = query.bounds()
         where = within(request, AUTOCOMMIT)
+        asked = Batch((DeleteRange(start, end),), (), where, once_of(request))
         try:
-            deleted = await self._ask(DeleteRange(start, end, where, once_of(request)))
-        except RangeTooLarge as error:
-            if where is AUTOCOMMIT:
-                parts = self._parts(Range(start, end, sys.maxsize, values=False))
-                count = sum([len(got.result.items) async for got in parts])
-                error.details = {**error.details, "count": count}
-            raise
+            deleted = await self._ask(asked)
+        except KvactorError as error:
+            raise single(error)  # noqa: B904 (it is the same one)
         (there,) = deleted.result.results
         body = Written(deleted.result.revision or None, there if isinstance(there, int) else 0)
         return answer(deleted.revision, encode(body))

@@ -106,7 +106,7 @@ class TransactionRoutes:
                 handler=self.on(Commit),
                 summary="Merge what was written since the last begin into the level above, or store it",
                 answers={200: said(State)},
-                errors=(*GONE, errors.StorageFull),
+                errors=(*GONE, errors.StorageFull, errors.WritesStalled),
             ),
         ]
 

@@ -1,40 +1,45 @@
 """Keys as resources: /v1/kv/{key}."""
 
-from typing import Annotated, Any
-
-import msgspec
-from aiohttp import web
-from msgspec import Meta
+from typing import Any
 
 from kvactor import errors
-from kvactor.actor import StoreActor
-from kvactor.core import records
-from kvactor.core.messages import AUTOCOMMIT, Delete, Get, Precondition, Presence, Set
+from kvactor.api.keys import PutQuery, Written
+from kvactor.api.values import BINARY, JSON, checked_type, expiry
+from kvactor.core import messages, records
+from kvactor.core.messages import AUTOCOMMIT, Answer, Delete, Get, Set
 from kvactor.core.records import NEVER
-from kvactor.errors import InvalidRequest
-from kvactor.settings import MAX_SECONDS
-from kvactor.web.answers import answer
-from kvactor.web.requests import Bodies, key_in_path, once_of, query_of, revision_of, within
+from kvactor.web.http import (
+    CONTENT_TYPE,
+    Request,
+    Response,
+    idempotency_key,
+    json_response,
+    key_in_path,
+    not_modified,
+    precondition,
+    query,
+    transaction,
+)
 from kvactor.web.routes import (
     ETAG,
     EXPIRES_AT,
+    IDEMPOTENCY_KEY,
     IF_ABSENT,
     IF_CHANGED,
     IF_MATCH,
     NEW_TAG,
-    ONCE,
-    WITHIN,
-    WRITING,
+    TRANSACTION,
+    WRITE_ERRORS,
     Body,
-    Reply,
+    Endpoint,
+    ResponseSpec,
     Route,
     always,
-    said,
+    json_spec,
 )
-from kvactor.web.values import BINARY, JSON, checked_type, encode, expiry
 
-#: What keeps a stored page from running as this origin, and caches from keeping what has changed.
-GUARDS = {
+#: They keep a stored page from running as this origin, and caches from keeping a value.
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -44,141 +49,103 @@ GUARDS = {
 _PREFIX = "/v1/kv/"
 
 
-class PutQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """The query of PUT."""
-
-    ttl: (
-        Annotated[float, Meta(gt=0, le=MAX_SECONDS, description="seconds until the key ends by itself")]
-        | None
-    ) = None
-
-
-class Written(msgspec.Struct):
-    """What PUT and DELETE /v1/kv answer."""
-
-    revision: Annotated[int | None, Meta(description="that was made; null within a transaction")]
-    deleted: Annotated[int | msgspec.UnsetType, Meta(description="how many keys")] = msgspec.UNSET
-
-
 def tag(revision: int) -> str:
     """Return the entity tag of a record that `revision` wrote."""
     return f'"{revision}"'
 
 
-def _revisions(tags: str) -> tuple[int, ...]:
-    """Return the revisions in a list of entity tags. Those that are not ours stand for nothing."""
-    bare = (one.strip().removeprefix('"').removesuffix('"') for one in tags.split(","))
-    return tuple(one for one in map(revision_of, bare) if one is not None)
+def parse_put(request: Request) -> Set:
+    """PUT /v1/kv/{key}."""
+    key, ttl = key_in_path(request, _PREFIX), query(request, PutQuery).ttl
+    return Set(
+        key,
+        request.body,
+        checked_type(request.headers.get(CONTENT_TYPE, BINARY), request.body),
+        transaction(request, AUTOCOMMIT),
+        None if ttl is None else max(1, int(ttl * 1000)),
+        precondition(request),
+        idempotency_key(request),
+    )
 
 
-def expected_of(request: web.Request) -> Precondition | None:
-    """Return what a write expects of its key. Raises `InvalidRequest`."""
-    match, none_match = request.headers.get("If-Match"), request.headers.get("If-None-Match")
-    if none_match is not None:
-        if none_match.strip() != "*" or match is not None:
-            raise InvalidRequest("A write takes If-Match, or If-None-Match: *.")
-        return Presence.ABSENT
-    if match is None:
-        return None
-    return Presence.PRESENT if match.strip() == "*" else _revisions(match)
+def encode_put(request: Request, message: Set, answer: Answer[messages.Written]) -> Response:
+    """The revision, once there is one."""
+    revision = answer.result.revision
+    headers = {"ETag": tag(revision)} if revision else {}
+    status = 201 if answer.result.created else 200
+    return json_response(answer.revision, Written(revision or None), status, headers)
 
 
-class KeyRoutes:
-    """Handlers that parse, ask and encode."""
+def parse_get(request: Request) -> Get:
+    """GET and HEAD /v1/kv/{key}."""
+    return Get(key_in_path(request, _PREFIX), transaction(request, AUTOCOMMIT))
 
-    def __init__(self, actor: StoreActor, bodies: Bodies) -> None:
-        self._ask = actor.ask
-        self._body_of = bodies.read
 
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        path = _PREFIX + "{key:(?s:.+)}"
-        get = Route(
-            method="GET",
+def encode_get(request: Request, message: Get, answer: Answer[bytes]) -> Response:
+    """The value; or 304 if the client has it."""
+    record = records.decode(answer.result)
+    headers = {"ETag": tag(record.revision), **SECURITY_HEADERS}
+    if record.expires_at != NEVER:
+        headers["Kvactor-Expires-At"] = expiry(record.expires_at) or ""
+    if not_modified(request, record.revision):
+        return Response(answer.revision, b"", 304, record.content_type, headers)
+    return Response(answer.revision, record.value, 200, record.content_type, headers)
+
+
+def parse_delete(request: Request) -> Delete:
+    """DELETE /v1/kv/{key}."""
+    key, where = key_in_path(request, _PREFIX), transaction(request, AUTOCOMMIT)
+    return Delete(key, where, precondition(request), idempotency_key(request))
+
+
+def encode_delete(request: Request, message: Delete, answer: Answer[messages.Written]) -> Response:
+    """No content."""
+    return Response(answer.revision, b"", 204)
+
+
+def routes() -> list[Route]:
+    """Return the routes."""
+    path = _PREFIX + "{key:(?s:.+)}"
+    get = Route(
+        method="GET",
+        path=path,
+        endpoint=Endpoint(parse_get, encode_get),
+        summary="Read a key",
+        headers=(TRANSACTION, IF_CHANGED),
+        responses={
+            200: ResponseSpec(
+                "The value, with its content type",
+                {"*/*": bytes},
+                (ETAG, EXPIRES_AT, *always(SECURITY_HEADERS)),
+            ),
+            304: ResponseSpec("Not modified", headers=(ETAG, EXPIRES_AT, *always(SECURITY_HEADERS))),
+        },
+        errors=(errors.KeyNotFound, errors.RecordDamaged),
+    )
+    return [
+        Route(
+            method="PUT",
             path=path,
-            handler=self.get,
-            summary="Read a key",
-            headers=(WITHIN, IF_CHANGED),
-            answers={
-                200: Reply(
-                    "The value, with the content type that it was stored with.",
-                    {"*/*": bytes},
-                    (ETAG, EXPIRES_AT, *always(GUARDS)),
-                ),
-                304: Reply("It is still that.", headers=(ETAG, EXPIRES_AT, *always(GUARDS))),
+            endpoint=Endpoint(parse_put, encode_put),
+            summary="Store a value: the body, kept with its content type",
+            headers=(TRANSACTION, IDEMPOTENCY_KEY, IF_MATCH, IF_ABSENT),
+            query=PutQuery,
+            body=Body({BINARY: bytes, JSON: Any, "text/plain": str}),
+            responses={
+                200: json_spec(Written, "Replaced", NEW_TAG),
+                201: json_spec(Written, "Created", NEW_TAG),
             },
-            errors=(errors.KeyNotFound, errors.RecordDamaged),
-        )
-        return [
-            Route(
-                method="PUT",
-                path=path,
-                handler=self.put,
-                summary="Give a key a value: the body, kept with its content type",
-                headers=(WITHIN, ONCE, IF_MATCH, IF_ABSENT),
-                query=PutQuery,
-                body=Body({BINARY: bytes, JSON: Any, "text/plain": str}),
-                answers={
-                    200: said(Written, "It was there.", NEW_TAG),
-                    201: said(Written, "It is new.", NEW_TAG),
-                },
-                errors=(errors.ValueTooLarge, *WRITING),
-            ),
-            get,
-            get.head(),
-            Route(
-                method="DELETE",
-                path=path,
-                handler=self.delete,
-                summary="Remove a key",
-                headers=(WITHIN, ONCE, IF_MATCH, IF_ABSENT),
-                answers={204: Reply("It is gone.")},
-                errors=(errors.KeyNotFound, *WRITING),
-            ),
-        ]
-
-    async def put(self, request: web.Request) -> web.Response:
-        """PUT /v1/kv/{key}."""
-        key, ttl = key_in_path(request, _PREFIX), query_of(request, PutQuery).ttl
-        value = await self._body_of(request)
-        content_type = checked_type(request.headers.get("Content-Type", BINARY), value)
-        put = await self._ask(
-            Set(
-                key,
-                value,
-                content_type,
-                within(request, AUTOCOMMIT),
-                None if ttl is None else max(1, int(ttl * 1000)),
-                expected_of(request),
-                once_of(request, value),
-            )
-        )
-        revision = put.result.revision
-        headers = {"ETag": tag(revision)} if revision else {}
-        status = 201 if put.result.created else 200
-        return answer(put.revision, encode(Written(revision or None)), status, headers=headers)
-
-    async def get(self, request: web.Request) -> web.Response:
-        """GET and HEAD /v1/kv/{key}."""
-        key = key_in_path(request, _PREFIX)
-        got = await self._ask(Get(key, within(request, AUTOCOMMIT)))
-        record = records.decode(got.result)
-        headers = {"ETag": tag(record.revision), **GUARDS}
-        if record.expires_at != NEVER:
-            headers["Kvactor-Expires-At"] = expiry(record.expires_at) or ""
-        known = request.headers.get("If-None-Match")
-        if known is not None and (
-            known.strip() == "*" or record.revision in _revisions(_strong(known))
-        ):
-            return answer(got.revision, b"", 304, record.content_type, headers)
-        return answer(got.revision, record.value, 200, record.content_type, headers)
-
-    async def delete(self, request: web.Request) -> web.Response:
-        """DELETE /v1/kv/{key}."""
-        key = key_in_path(request, _PREFIX)
-        asked = Delete(key, within(request, AUTOCOMMIT), expected_of(request), once_of(request))
-        return answer((await self._ask(asked)).revision, b"", 204)
-
-
-def _strong(tags: str) -> str:
-    return tags.replace("W/", "")
+            errors=(errors.ValueTooLarge, *WRITE_ERRORS),
+        ),
+        get,
+        get.head(),
+        Route(
+            method="DELETE",
+            path=path,
+            endpoint=Endpoint(parse_delete, encode_delete),
+            summary="Delete a key",
+            headers=(TRANSACTION, IDEMPOTENCY_KEY, IF_MATCH, IF_ABSENT),
+            responses={204: ResponseSpec("Deleted")},
+            errors=(errors.KeyNotFound, *WRITE_ERRORS),
+        ),
+    ]

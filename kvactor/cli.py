@@ -23,8 +23,8 @@ from kvactor.errors import DataDirectoryError
 from kvactor.settings import FAILPOINTS, Settings, load, suggestion, table
 from kvactor.storage.directory import Storage, open_directory, open_memory
 from kvactor.web.app import create_app, create_runner
-from kvactor.web.connections import connections_possible
 from kvactor.web.guard import is_loopback
+from kvactor.web.server import connections_possible
 
 log = logging.getLogger(__name__)
 

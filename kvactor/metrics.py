@@ -72,7 +72,8 @@ class Metrics:
         self.flush = Histogram()
         self.flush_size = Histogram(SIZES)
         self.fold = Histogram()
-        self.subscribers = 0
+        #: counts the requests that follow the changes
+        self.subscribers: Callable[[], int] = lambda: 0
         self.connections = 0
         self.slow_clients_disconnected = 0
 
@@ -102,7 +103,7 @@ class Metrics:
             "shared_transaction_depth": ("Depth of the shared transaction.", report.shared_depth),
             "free_bytes": ("Bytes that can still be written.", report.free_space),
             "connections": ("Connections that are open.", self.connections),
-            "subscribers": ("Requests that follow the changes.", self.subscribers),
+            "subscribers": ("Requests that follow the changes.", self.subscribers()),
         }
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Snapshot([*self._counted(), *_gauges(gauges)]))

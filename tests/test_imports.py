@@ -14,6 +14,7 @@ FLOORS = (
     ("kvactor.tools",),
     ("kvactor.failpoints",),
     ("kvactor.web",),
+    ("kvactor.api",),
     ("kvactor.actor",),
     ("kvactor.metrics", "kvactor.storage"),
     ("kvactor.core.owner",),

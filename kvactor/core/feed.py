@@ -35,7 +35,7 @@ class Feed:
         self._size = 0
         self._waiting: deque[Waiting] = deque()
         #: readers of older revisions, by the revision after which they read
-        self._reading: dict[int, list[Waiting]] = {}
+        self._reading: dict[int, deque[Waiting]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -100,7 +100,7 @@ class Feed:
 
         Readers that ask for the same revisions share one reading.
         """
-        readers = self._reading.setdefault(message.since, [])
+        readers = self._reading.setdefault(message.since, deque())
         readers.append((message, reply))
         if len(readers) == 1:
             since = message.since
@@ -111,9 +111,13 @@ class Feed:
         """Is the journal reading for somebody?"""
         return bool(self._reading)
 
-    def readers(self, since: int) -> list[Waiting]:
-        """Return and forget the readers of what the journal has read after `since`."""
-        return self._reading.pop(since, [])
+    def readers(self, since: int) -> Iterator[Waiting]:
+        """Yield the readers of what the journal has read after `since`; forget each as `release` does."""
+        readers = self._reading.get(since, deque())
+        while readers:
+            yield readers[0]
+            readers.popleft()
+        self._reading.pop(since, None)
 
     def history(self, found: HistoryRead, limit: int, newest: int) -> list[Revision]:
         """Return what the journal has found, at most `limit`, up to the durable `newest`.

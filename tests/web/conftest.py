@@ -22,9 +22,8 @@ from pytest_aiohttp.plugin import AiohttpClient
 from kvactor.actor import StoreActor
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage, open_memory
-from kvactor.web.app import create_app, create_runner
+from kvactor.web.app import TAGS, create_app, create_runner
 from kvactor.web.openapi import errors_of
-from kvactor.web.routes import FAMILIES
 
 Client = TestClient[web.Request, web.Application]
 
@@ -222,10 +221,10 @@ def app(actor: StoreActor, settings: Settings) -> Iterator[web.Application]:
     app = create_app(actor, settings)
     described: dict[tuple[str, str], set[int | tuple[int, str]]] = {
         (route.method, route.name): {
-            *route.answers,
+            *route.responses,
             *((int(status), kind.code) for status, kinds in errors_of(route).items() for kind in kinds),
         }
-        for routes in app[FAMILIES].values()
+        for routes in app[TAGS].values()
         for route in routes
     }
     others = []

@@ -8,8 +8,7 @@ from pathlib import Path
 from aiohttp import web
 
 from kvactor.settings import Settings
-from kvactor.web.app import create_runner
-from kvactor.web.routes import FAMILIES
+from kvactor.web.app import TAGS, create_runner
 from tests.sizes import size
 
 CASES = str(size("cases"))
@@ -43,6 +42,6 @@ async def test_schemathesis_finds_nothing(
             run.kill()
         await runner.cleanup()
     assert run.returncode == 0, told
-    operations = sum(1 for routes in app[FAMILIES].values() for _ in routes)
+    operations = sum(1 for routes in app[TAGS].values() for _ in routes)
     # All but the one that it has the description from.
     assert re.search(rf"Tested: +{operations - 1}\n", told)

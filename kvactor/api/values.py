@@ -39,7 +39,7 @@ def any_of(*kinds: type[msgspec.Struct]) -> dict[str, object]:
     return {"items": {"anyOf": list(schemas)}}
 
 
-def moment(milliseconds: int) -> str:
+def rfc3339(milliseconds: int) -> str:
     """Return a time, in milliseconds since the epoch, as RFC 3339 has it."""
     time = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -47,10 +47,10 @@ def moment(milliseconds: int) -> str:
 
 def expiry(milliseconds: int) -> str | None:
     """The same of a record's expiry; None for never."""
-    return None if milliseconds == NEVER else moment(milliseconds)
+    return None if milliseconds == NEVER else rfc3339(milliseconds)
 
 
-def shown(content_type: str, value: bytes) -> Raw | str | None:
+def json_value(content_type: str, value: bytes) -> Raw | str | None:
     """Return a value as JSON shows it, or None if that takes base64."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind == JSON:
@@ -68,7 +68,7 @@ def item(key: bytes, record: bytes, *, values: bool = True) -> Item:
     taken = records.decode(record)
     shows = Item(key.decode(), taken.revision, taken.content_type, expiry(taken.expires_at))
     if values:
-        value = shown(taken.content_type, taken.value)
+        value = json_value(taken.content_type, taken.value)
         if value is None:
             shows.value_base64 = taken.value
         else:

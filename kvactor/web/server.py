@@ -1,13 +1,12 @@
-"""Connections: how many there may be, how long one may leave unread what it is sent, and which a stop
-waits for.
+"""aiohttp's server, made to measure: all that relies on aiohttp's internals is in this file.
 
-The rule: whoever does not take what it has asked for is cut off, one client too many is told to come
-back, and a stop waits for requests alone. No request pays for that: a connection is counted when it
-begins and when it ends, and looked at, once a second, only while the kernel does not take what there
-is to send.
+Slow readers are disconnected, connections over the limit get 503, and a stop waits only for requests in
+progress. No request pays for that: a connection is counted when it begins and when it ends, and
+checked, once a second, only while the kernel does not take what there is to send.
 
-(What arrives is bounded elsewhere: heads by `keepalive_timeout` and `max_header_size`, bodies by
-`requests`.)
+(Other bounds on what arrives: `keepalive_timeout` and `max_header_size` for heads, `body_reader` for
+bodies.) `tests/web/test_server.py` names each internal that this file relies on; pyproject.toml pins
+aiohttp below the next minor version.
 """
 
 import asyncio
@@ -22,34 +21,47 @@ from termios import TIOCOUTQ
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from kvactor.actor import StoreActor
 from kvactor.errors import TooManyConnections
 from kvactor.settings import Settings
-from kvactor.web.errors import refusal
+from kvactor.web.dispatcher import to_aiohttp
+from kvactor.web.errors import error_response
+from kvactor.web.limits import CHUNK_SIZE
 
 log = logging.getLogger(__name__)
 
-#: Bytes that a client has to take within `write_timeout`, unless it takes all; and in which streams
-#: are written.
-PIECE = 64 * 1024
+ACTOR = web.AppKey("actor", StoreActor)
 
-#: Seconds between two looks at those who are slow, unless they get even less.
+#: Seconds between two checks of slow clients, unless they have even less.
 SWEEP = 1.0
 
-#: Seconds that one connection too many gets to send its request: the answer to that is 503.
-MANNERS = 2.0
+#: Seconds that a connection over the limit has to send its request: the response to that is 503.
+REFUSAL_TIMEOUT = 2.0
 
 #: Files that the server opens beside connections: the data, the log, the loop's own.
 OTHER_FILES = 100
 
 
+def check_parser() -> None:
+    """Raise `RuntimeError` if aiohttp runs without its parser in C: the advisories are mostly about the
+    other one.
+    """
+    if HttpRequestParser is HttpRequestParserPy:
+        raise RuntimeError(
+            "aiohttp runs without its C extensions. Install a wheel that has them; unset "
+            "AIOHTTP_NO_EXTENSIONS."
+        )
+
+
 class _Handler(web.RequestHandler):
     """A connection that a stop waits for only while it handles a request.
 
-    aiohttp's own is also waited for if its task has not begun yet, and if the rest of a body arrives
-    that nobody reads; and from a stop on it drops what it receives. Who is still sending then has to
-    read its answer though sending fails.
+    A stop would also wait for one of aiohttp's own if its task has not begun yet, or while it drops
+    the rest of a body. From a stop on, aiohttp drops what it receives: a client that is still sending
+    has to read its response though sending fails.
     """
 
     __slots__ = ()
@@ -67,21 +79,19 @@ class _Handler(web.RequestHandler):
 class _Connection(_Handler):
     """A connection that knows since when it waits for its client to read."""
 
-    __slots__ = ("__weakref__", "_of", "left", "since", "wire")
+    __slots__ = ("__weakref__", "_of", "left", "since")
 
     def __init__(self, of: "Connections", **limits: Any) -> None:
         super().__init__(of, loop=asyncio.get_running_loop(), **limits)
         self._of = of
-        self.wire: asyncio.Transport
         self.left = 0
         self.since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.wire = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         # So writing pauses as soon as anything is left, and all that is left is watched, even when
-        # the connection is closing and only waits for that.
-        self.wire.set_write_buffer_limits(0)
+        # the connection is closing and only waits for that. (uvloop's transport is none by its class.)
+        cast(asyncio.Transport, transport).set_write_buffer_limits(0)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._of.ended(self)
@@ -89,7 +99,8 @@ class _Connection(_Handler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._of.slow(self)
+        # What is written to is connected.
+        self._of.slow(self, cast(asyncio.Transport, self.transport))
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -111,11 +122,15 @@ class Connections(web.Server):
         self._actor = actor
         self._settings = settings
         self._refusing = web.Server(self._refuse)
-        self._limits_of_refused = {**limits, "keepalive_timeout": MANNERS, "lingering_time": MANNERS}
+        self._limits_of_refused = {
+            **limits,
+            "keepalive_timeout": REFUSAL_TIMEOUT,
+            "lingering_time": REFUSAL_TIMEOUT,
+        }
         # Weak, because a connection that fails before it is made is never told of its end.
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
         # In the order in which they have become so: the same each time (P9).
-        self._slow: dict[_Connection, None] = {}
+        self._slow: dict[_Connection, asyncio.Transport] = {}
         self._pause = min(SWEEP, settings.write_timeout)
         self._sweeping = False
 
@@ -139,17 +154,17 @@ class Connections(web.Server):
             f"{self._settings.max_connections} connections are open already. Try again later."
         )
         self._actor.metrics.errors[error.code] += 1
-        answer = refusal(request, error, self._actor.revision)
-        answer.force_close()
-        return answer
+        response = to_aiohttp(error_response(request.path, error, self._actor.revision), 0)
+        response.force_close()
+        return response
 
-    # -- who does not read --
+    # -- slow clients --
 
-    def slow(self, connection: _Connection) -> None:
+    def slow(self, connection: _Connection, transport: asyncio.Transport) -> None:
         """Watch a connection whose client has not taken everything."""
-        connection.left = _unread(connection.wire)
+        connection.left = _unread(transport)
         connection.since = self._loop.time()
-        self._slow[connection] = None
+        self._slow[connection] = transport
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(self._pause, self._sweep)
@@ -159,21 +174,18 @@ class Connections(web.Server):
         self._slow.pop(connection, None)
 
     def _sweep(self) -> None:
-        now, slow_clients_disconnected = self._loop.time(), 0
-        for connection in list(self._slow):
-            left = _unread(connection.wire)
-            if left <= connection.left - PIECE:
+        now, disconnected = self._loop.time(), 0
+        for connection, transport in list(self._slow.items()):
+            left = _unread(transport)
+            if left <= connection.left - CHUNK_SIZE:
                 connection.left, connection.since = left, now
             elif now - connection.since >= self._settings.write_timeout:
-                _reset(connection.wire)
+                _reset(transport)
                 self._slow.pop(connection, None)
-                slow_clients_disconnected += 1
-        if slow_clients_disconnected:
-            self._actor.metrics.slow_clients_disconnected += slow_clients_disconnected
-            log.info(
-                "clients that did not read what they were sent have been cut off: %d",
-                slow_clients_disconnected,
-            )
+                disconnected += 1
+        if disconnected:
+            self._actor.metrics.slow_clients_disconnected += disconnected
+            log.info("slow clients disconnected: %d", disconnected)
         self._sweeping = bool(self._slow)
         if self._sweeping:
             self._loop.call_later(self._pause, self._sweep)
@@ -191,25 +203,73 @@ class Connections(web.Server):
         await self._refusing.shutdown(timeout)
 
 
-def _unread(wire: asyncio.Transport) -> int:
+def _unread(transport: asyncio.Transport) -> int:
     """Return how many bytes are sent and not taken: here, and in the kernel, which may have
     megabytes of them.
     """
-    left = wire.get_write_buffer_size()
-    socket = wire.get_extra_info("socket")
+    left = transport.get_write_buffer_size()
+    socket = transport.get_extra_info("socket")
     if socket is not None:
         with suppress(OSError):  # not every system tells
             left += struct.unpack("i", ioctl(socket.fileno(), TIOCOUTQ, bytes(4)))[0]
     return left
 
 
-def _reset(wire: asyncio.Transport) -> None:
+def _reset(transport: asyncio.Transport) -> None:
     """End a connection, and have the kernel forget what was to be sent, too."""
-    socket = wire.get_extra_info("socket")
+    socket = transport.get_extra_info("socket")
     if socket is not None:
         with suppress(OSError):  # it has ended by itself
             socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-    wire.abort()
+    transport.abort()
+
+
+class _NoTracebacks(logging.Filter):
+    """Lets aiohttp tell of malformed requests and of broken uploads in one line each.
+
+    They are the client's doing; the server's own faults keep their tracebacks.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError | ConnectionError):
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            record.msg, record.args = "a request could not be read: %s", (" ".join(str(error).split()),)
+            record.exc_info = record.exc_text = None
+        return True
+
+
+#: One object, so that a second runner does not add a second filter.
+_no_tracebacks = _NoTracebacks()
+
+
+class _Runner(web.AppRunner):
+    """Serves an application over `Connections`."""
+
+    def __init__(self, app: web.Application, settings: Settings, **limits: Any) -> None:
+        super().__init__(app, shutdown_timeout=settings.shutdown_timeout, **limits)
+        self._settings = settings
+        self._limits = limits
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        return Connections(server, self.app[ACTOR], self._settings, **self._limits)
+
+
+def create_runner(app: web.Application, settings: Settings) -> web.AppRunner:
+    """Return a runner with the limits that aiohttp has no good defaults for."""
+    logger = logging.getLogger("aiohttp.server")
+    logger.addFilter(_no_tracebacks)
+    return _Runner(
+        app,
+        settings,
+        logger=logger,
+        access_log=logging.getLogger("aiohttp.access") if settings.access_log else None,
+        keepalive_timeout=settings.keepalive_timeout,
+        max_line_size=settings.max_header_size,
+        max_field_size=settings.max_header_size,
+        auto_decompress=False,
+    )
 
 
 def connections_possible() -> int:

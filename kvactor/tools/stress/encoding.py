@@ -1,5 +1,5 @@
-"""How the steps of an operation are asked for over HTTP, and what the answers say of them. The one
-table of it is `WIRE`.
+"""How the steps of an operation become requests, and responses their results. The tables are `V1` and,
+for the simple routes, `SIMPLE`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,12 +9,12 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from kvactor.tools.stress.client import Answer
-from kvactor.tools.stress.history import Changes, Item, Sighting, Step
+from kvactor.tools.http import Response
+from kvactor.tools.stress.history import Changes, FeedEvent, Item, Step
 
 
 class Request(NamedTuple):
-    """What is sent. `body` is what JSON is made of; None: nothing."""
+    """A request. `body` is encoded as JSON; None: it has none."""
 
     method: str
     target: str
@@ -22,60 +22,60 @@ class Request(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-class Wire(NamedTuple):
-    """Of a step: what asks for it, at which statuses it is understood, and what the answer says."""
+class Encoding(NamedTuple):
+    """Of a step: its request, the statuses that a result may have, and the result in a response."""
 
     request: Callable[[Step], Request]
     statuses: frozenset[int]
-    said: Callable[[Answer], Any]
+    decode: Callable[[Response], Any]
 
-    def result(self, answer: Answer) -> Any:
-        """Return what an answer says. Raises `ValueError` if it answers something else."""
-        with _asked(answer):
-            return self.said(answer)
+    def result(self, response: Response) -> Any:
+        """Return a response's result. Raises `ValueError` if the response has another form."""
+        with _expecting(response):
+            return self.decode(response)
 
 
 @contextmanager
-def _asked(answer: Answer) -> Iterator[None]:
+def _expecting(response: Response) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, msgspec.MsgspecError) as error:
-        what = f"{answer.status} {answer.body[:200]!r}"
-        raise ValueError(f"the answer {what} is none to what was asked: {error!r}") from error
+        what = f"{response.status} {response.body[:200]!r}"
+        raise ValueError(f"the response {what} does not fit its request: {error!r}") from error
 
 
-def _json(answer: Answer) -> Any:
-    return msgspec.json.decode(answer.body)
+def _json(response: Response) -> Any:
+    return msgspec.json.decode(response.body)
 
 
-def _value(answer: Answer) -> list[Any] | None:
-    return None if answer.status == HTTPStatus.NOT_FOUND else [_json(answer), answer.etag]
+def _value(response: Response) -> list[Any] | None:
+    return None if response.status == HTTPStatus.NOT_FOUND else [_json(response), response.etag]
 
 
-def _seed_value(answer: Answer) -> list[Any] | None:
-    return None if answer.status == HTTPStatus.NOT_FOUND else [_json(answer)["value"], None]
+def _simple_value(response: Response) -> list[Any] | None:
+    return None if response.status == HTTPStatus.NOT_FOUND else [_json(response)["value"], None]
 
 
-def items(answer: Answer) -> list[Item]:
+def items(response: Response) -> list[Item]:
     """Return a page of a scan."""
-    return [Item(item["key"], item["value"], item["revision"]) for item in _json(answer)["items"]]
+    return [Item(item["key"], item["value"], item["revision"]) for item in _json(response)["items"]]
 
 
 def _listed(page: Any) -> list[list[Any]]:
     return [[item["key"], item["value"], item["revision"]] for item in page["items"]]
 
 
-def sighting(event: Any) -> Sighting:
-    """Return what an event of the feed says."""
+def feed_event(event: Any) -> FeedEvent:
+    """Decode an event of the feed."""
     changes: Changes = {item["key"]: item.get("value") for item in event["changes"]}
-    return Sighting(event["revision"], changes)
+    return FeedEvent(event["revision"], changes)
 
 
 def _put(step: Step) -> Request:
     return Request("PUT", f"/v1/kv/{step.key}", step.argument, JSON)
 
 
-def _swap(step: Step) -> Request:
+def _cas(step: Step) -> Request:
     expected, value = step.argument
     match = {"If-Match": f'"{expected}"'} if expected else {"If-None-Match": "*"}
     return Request("PUT", f"/v1/kv/{step.key}", value, {**JSON, **match})
@@ -97,30 +97,30 @@ _FOUND: Final = _statuses(HTTPStatus.OK, HTTPStatus.NO_CONTENT, HTTPStatus.NOT_F
 _WRITTEN: Final = _statuses(HTTPStatus.OK, HTTPStatus.CREATED)
 
 #: The steps that are requests of their own.
-WIRE: Final[dict[str, Wire]] = {
-    "get": Wire(lambda step: Request("GET", f"/v1/kv/{step.key}"), _FOUND, _value),
-    "put": Wire(_put, _WRITTEN, lambda answer: answer.status == HTTPStatus.CREATED),
-    "swap": Wire(_swap, _WRITTEN | {HTTPStatus.PRECONDITION_FAILED}, lambda answer: answer.ok),
-    "delete": Wire(
-        lambda step: Request("DELETE", f"/v1/kv/{step.key}"), _FOUND, lambda answer: answer.ok
+V1: Final[dict[str, Encoding]] = {
+    "get": Encoding(lambda step: Request("GET", f"/v1/kv/{step.key}"), _FOUND, _value),
+    "put": Encoding(_put, _WRITTEN, lambda response: response.status == HTTPStatus.CREATED),
+    "cas": Encoding(_cas, _WRITTEN | {HTTPStatus.PRECONDITION_FAILED}, lambda response: response.ok),
+    "delete": Encoding(
+        lambda step: Request("DELETE", f"/v1/kv/{step.key}"), _FOUND, lambda response: response.ok
     ),
-    "scan": Wire(_scan, _statuses(HTTPStatus.OK), lambda answer: _listed(_json(answer))),
+    "scan": Encoding(_scan, _statuses(HTTPStatus.OK), lambda response: _listed(_json(response))),
 }
 
-#: Some of them on the routes of old.
-SEED: Final[dict[str, Wire]] = {
-    "get": Wire(lambda step: Request("GET", f"/get/{step.key}"), _FOUND, _seed_value),
-    "put": Wire(
+#: Some of them on the simple routes.
+SIMPLE: Final[dict[str, Encoding]] = {
+    "get": Encoding(lambda step: Request("GET", f"/get/{step.key}"), _FOUND, _simple_value),
+    "put": Encoding(
         lambda step: Request("POST", "/set", {"key": step.key, "value": step.argument}),
         _WRITTEN,
         lambda _: None,
     ),
-    "delete": Wire(
-        lambda step: Request("DELETE", f"/delete/{step.key}"), _FOUND, lambda answer: answer.ok
+    "delete": Encoding(
+        lambda step: Request("DELETE", f"/delete/{step.key}"), _FOUND, lambda response: response.ok
     ),
 }
 
-#: Of a batch's operations: what says them, and what their results say.
+#: Of a batch's operations: their JSON, and what is decoded from the JSON of their results.
 _OPERATIONS: Final[dict[str, tuple[Callable[[Step], dict[str, Any]], Callable[[Any], Any]]]] = {
     "put": (lambda step: {"op": "put", "key": step.key, "value": step.argument}, lambda _: None),
     "get": (
@@ -128,7 +128,7 @@ _OPERATIONS: Final[dict[str, tuple[Callable[[Step], dict[str, Any]], Callable[[A
         lambda item: None if item is None else [item["value"], item["revision"]],
     ),
     "delete": (lambda step: {"op": "delete", "key": step.key}, lambda result: result["deleted"]),
-    "add": (
+    "increment": (
         lambda step: {"op": "increment", "key": step.key, "by": step.argument},
         lambda result: result["value"],
     ),
@@ -139,7 +139,7 @@ _OPERATIONS: Final[dict[str, tuple[Callable[[Step], dict[str, Any]], Callable[[A
         ),
         _listed,
     ),
-    "clear": (
+    "delete_range": (
         lambda step: {"op": "delete_range", "start": step.key, "end": step.argument},
         lambda result: result["deleted"],
     ),
@@ -147,15 +147,15 @@ _OPERATIONS: Final[dict[str, tuple[Callable[[Step], dict[str, Any]], Callable[[A
 
 
 def batch(steps: list[Step]) -> Request:
-    """Ask for several steps at once."""
+    """Return the request for several steps at once."""
     operations = [_OPERATIONS[step.what][0](step) for step in steps]
     return Request("POST", "/v1/batch", {"operations": operations}, JSON)
 
 
-def batched(steps: list[Step], answer: Answer) -> list[Step]:
-    """Return the steps with what the answer says of them. Raises `ValueError` as `Wire.result` does."""
-    with _asked(answer):
-        results = _json(answer)["results"]
+def batched(steps: list[Step], response: Response) -> list[Step]:
+    """Return the steps with their results. Raises `ValueError` as `Encoding.result` does."""
+    with _expecting(response):
+        results = _json(response)["results"]
         return [
             resulting(step, _OPERATIONS[step.what][1](result))
             for step, result in zip(steps, results, strict=True)

@@ -112,7 +112,7 @@ class Feed:
         return bool(self._reading)
 
     def readers(self, since: int) -> Iterator[Waiting]:
-        """Yield the readers of what the journal has read after `since`; forget each as `release` does."""
+        """Yield the readers of the revisions after `since`, and forget each as `release` does."""
         readers = self._reading.get(since, deque())
         while readers:
             yield readers[0]

@@ -13,7 +13,7 @@ from typing import Any
 from kvactor.core.messages import Message
 from kvactor.core.protocols import Journal
 from kvactor.core.records import Revision
-from kvactor.core.replies import Reply
+from kvactor.core.replies import ReplyTo
 from kvactor.errors import DataDamaged, HistoryGone, RecordDamaged, RevisionInFuture
 
 #: Of the newest revisions, how many are kept in memory, and how many bytes of them, about.
@@ -24,7 +24,7 @@ TAIL_SIZE = 8 * 1024 * 1024
 SLICE = 100
 SLICE_SIZE = 256 * 1024
 
-Waiting = tuple[Message[Any], Reply]
+Waiting = tuple[Message[Any], ReplyTo]
 
 
 class Feed:
@@ -57,7 +57,7 @@ class Feed:
             yield self._waiting[0]
             self._waiting.popleft()
 
-    def wait(self, message: Message[Any], reply: Reply) -> None:
+    def wait(self, message: Message[Any], reply: ReplyTo) -> None:
         """Keep a reader until there is more."""
         self._waiting.append((message, reply))
 

@@ -45,7 +45,7 @@ from kvactor.core.messages import (
 from kvactor.core.operations import Operations
 from kvactor.core.protocols import Journal, StorageFailed, Tree
 from kvactor.core.records import TOMBSTONE, Revision
-from kvactor.core.replies import HeldReplies, Outcome, Reply, deliver
+from kvactor.core.replies import HeldReplies, Outcome, ReplyTo, deliver
 from kvactor.core.sessions import Sessions
 from kvactor.core.store import Store
 from kvactor.core.transactions import Transaction
@@ -70,7 +70,7 @@ class Deferred(Enum):
 DEFERRED: Final = Deferred.DEFERRED
 
 #: A message, and where its answer goes; None for the owner's own news.
-Envelope = tuple[Message[Any], Reply | None]
+Envelope = tuple[Message[Any], ReplyTo | None]
 
 
 class Owner:
@@ -172,7 +172,7 @@ class Owner:
         for message, reply in envelopes:
             self._handle(message, reply)
 
-    def _handle(self, message: Message[Any], reply: Reply | None) -> None:
+    def _handle(self, message: Message[Any], reply: ReplyTo | None) -> None:
         access = self._access
         access.depends_on = 0
         revision = durable = self._store.revision
@@ -287,10 +287,11 @@ class Owner:
         self._store.drop_frozen()
 
     def _tick(self, message: Tick) -> None:
-        self._access.free_space = message.free_space
+        if message.free_space is not None:
+            self._access.free_space = message.free_space
         self._sessions.sweep(self._access.now)
         self._feed.sweep()
-        if message.free_space < self._settings.min_free_space:
+        if self._access.free_space < self._settings.min_free_space:
             return
         keys, more = self._store.expired(self._access.now, SWEEP_LIMIT)
         self._access.stage([(key, TOMBSTONE) for key in keys])

@@ -11,7 +11,7 @@ import pytest
 
 from kvactor.actor import StoreActor
 from kvactor.core.messages import Answer
-from kvactor.core.replies import HeldReplies, Outcome, Reply, deliver
+from kvactor.core.replies import HeldReplies, Outcome, ReplyTo, deliver
 from kvactor.core.store import Store
 from kvactor.core.transactions import Readers, Transaction
 from kvactor.core.units import Units
@@ -48,7 +48,7 @@ def test_whatever_the_seed_nothing_acknowledged_is_lost_and_all_is_strictly_seri
 
 
 def answer_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
-    def hold(_: HeldReplies, __: int, reply: Reply, outcome: Outcome) -> None:
+    def hold(_: HeldReplies, __: int, reply: ReplyTo, outcome: Outcome) -> None:
         deliver(reply, outcome)
 
     patch.setattr(HeldReplies, "hold", hold)
@@ -82,7 +82,7 @@ def do_it_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def answer_who_has_gone(patch: pytest.MonkeyPatch) -> None:
-    def answer(reply: Reply, outcome: Outcome) -> None:
+    def answer(reply: ReplyTo, outcome: Outcome) -> None:
         if isinstance(outcome, Answer):
             reply.set_result(outcome)
         else:

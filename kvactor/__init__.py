@@ -15,16 +15,18 @@ data. The map of the house, in reading order:
     replies         where answers go, and when
     owner           what each message does: the one place where the data changes
     actor           the mailbox and the loop around the owner; group commit; fail-stop
+    server          the one life cycle: what happens, in order, in a start and in a stop
     metrics         what is measured, and how Prometheus is told
     storage/        what is durable: the journal, the tree, and the directory that holds both
     web/            everything that knows HTTP: the seed's six routes, and /v1
       routes          what a route is: its handler, and all that is known of it
       openapi         the description of the API, made from the routes
       values          values as JSON shows them
-    settings, errors, cli
+    settings, errors
+    cli/            the command: serving, the deadline of a stop, the tools
     failpoints      where tests have a write's way down to disk broken off; off unless asked for
 
-Imports run one way: web -> actor -> owner -> operations, changes -> units -> access -> sessions, store,
+Imports run one way: cli -> server -> web -> actor -> owner -> operations, changes -> units -> access -> sessions, store,
 transactions, replies, metrics -> storage -> records, messages, errors, settings.
 """
 

@@ -76,6 +76,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="seconds that requests under way get to finish when the server stops",
         ),
     ] = 10.0
+    exit_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=MAX_SECONDS,
+            description="seconds that a stop may take longer before the process ends with status 1",
+        ),
+    ] = 30.0
     max_connections: Annotated[int, Meta(ge=1, description="connections; more get 503")] = 10_000
     max_in_flight_size: Annotated[
         int,

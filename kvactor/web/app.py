@@ -1,13 +1,12 @@
-"""The application: routes, and the actor's life within the server's.
+"""The application: the routes. `kvactor.server` starts and stops it.
 
-The life cycle of a stop is aiohttp's (but see `connections`): listeners close, bodies that are still
-arriving are given up, so is the waiting for changes, handlers get their answers, and then the actor
-flushes, folds and ends.
+In a stop, bodies that are still arriving are given up, so is the waiting for changes, and handlers get
+their answers (`connections` says what differs from aiohttp).
 """
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -42,7 +41,7 @@ def new_id() -> str:
 def create_app(
     actor: StoreActor, settings: Settings, new_id: Callable[[], str] = new_id
 ) -> web.Application:
-    """Return the application that serves `actor`, and starts and stops it with itself.
+    """Return the application that serves `actor`.
 
     Raises `RuntimeError` if aiohttp runs without its parser in C: the advisories are mostly about
     the other one.
@@ -79,12 +78,6 @@ def create_app(
         app.router.add_route("*", path, edge.around(_refuse_method(allowed), "*", name))
     app.router.add_route("*", "/{path:(?s:.*)}", edge.around(_refuse_path, "*", "*"))
 
-    async def life(_: web.Application) -> AsyncIterator[None]:
-        await actor.start()
-        yield
-        await actor.stop()
-
-    app.cleanup_ctx.append(life)
     return app
 
 

@@ -7,6 +7,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from kvactor.tools import bench
@@ -22,10 +23,10 @@ FILL_CLIENTS = 64
 FILL_SECONDS = 60
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run, print, and return the exit status: 0, 1 after errors, 2 if there is no result."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    args = parse()
+    args = parse(argv)
     try:
         with tempfile.TemporaryDirectory(prefix="kvactor-bench-", dir=args.dir) as directory:
             report = run(args, Path(directory))
@@ -41,7 +42,7 @@ def main() -> int:
     return 1 if report.errors else 0
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     kinds = "; ".join(f"{workload.name}: {workload.about}" for workload in WORKLOADS.values())
     purpose, _, _ = str(bench.__doc__).partition("\n")
@@ -56,7 +57,7 @@ def parse() -> argparse.Namespace:
     add("--no-pin", action="store_true", help="let server and generator run on any core")
     add("--dir", type=Path, help="where to make the temporary directory: the disk to measure")
     add("--json", metavar="FILE", help="write everything as JSON ('-': instead of the table)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if (args.keys or DEFAULT_KEYS) < max(SCAN, *args.clients or [0]):
         parser.error(f"every client needs a key of its own, and a scan needs {SCAN:,}")
     return args

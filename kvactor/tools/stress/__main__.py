@@ -8,6 +8,7 @@ import secrets
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,10 +30,10 @@ FLOOR = 20
 SHOWN = 40
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run, print, and return the exit status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    arguments = parse()
+    arguments = parse(argv)
     if arguments.check:
         return judge(load(arguments.check), arguments.check)
     history = History(f"stress/{secrets.token_hex(4)}/")
@@ -57,7 +58,7 @@ def main() -> int:
     return judge(history, path)
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         "stress", description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
@@ -82,7 +83,7 @@ def parse() -> argparse.Namespace:
         help="keep the history (after a violation it is kept anyway)",
     )
     add("--check", type=Path, metavar="FILE", help="judge a history that was kept, and do nothing else")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.url and arguments.faults:
         parser.error("--faults befall a server of its own only")
     return arguments

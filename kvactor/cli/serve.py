@@ -22,7 +22,7 @@ from kvactor import failpoints
 from kvactor.cli.deadline import ExitDeadline
 from kvactor.failpoints import Failpoint
 from kvactor.server import Server, TcpListener
-from kvactor.settings import Settings
+from kvactor.settings import Settings, service_links
 from kvactor.storage.directory import Storage, open_directory, open_memory
 from kvactor.web.connections import connections_possible
 from kvactor.web.guard import is_loopback
@@ -40,6 +40,13 @@ def run(settings: Settings, armed: Mapping[str, Failpoint]) -> int:
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    for variable in service_links(os.environ):
+        log.warning(
+            "%s=%s is ignored: Kubernetes has set it for a Service "
+            "(enableServiceLinks: false keeps such variables out)",
+            variable,
+            os.environ[variable],
+        )
     failpoints.arm(armed)
     path = Path(settings.data_dir).absolute()
     storage = open_memory() if settings.memory else open_directory(path, settings.map_size)

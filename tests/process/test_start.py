@@ -16,6 +16,7 @@ from tests.process.clients import Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.servers import PATIENCE, environment, refusal, run
+from tests.test_settings import LINKS
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -133,6 +134,12 @@ def test_a_wrong_variable_is_refused_with_its_name(tmp_path: Path, variable: str
     assert variable in ended.log
     assert "Traceback" not in ended.log
     assert list(tmp_path.iterdir()) == []
+
+
+def test_beside_a_service_of_kubernetes_that_bears_its_name_it_starts_and_warns(start: Start) -> None:
+    server = start(environ=LINKS)
+    ignored = re.findall(r"WARNING kvactor\.cli: (\S+) is ignored: Kubernetes", server.log)
+    assert ignored == [f"{name}={text}" for name, text in LINKS.items()]
 
 
 # -- the tools --

@@ -12,7 +12,7 @@ import kvactor
 FLOORS = (
     ("kvactor.cli", "kvactor.__main__"),
     ("kvactor.tools",),
-    ("kvactor.failpoints",),
+    ("kvactor.failpoints", "kvactor.server"),
     ("kvactor.web",),
     ("kvactor.api",),
     ("kvactor.actor",),

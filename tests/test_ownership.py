@@ -53,7 +53,8 @@ async def test_p1_whatever_the_disk_does_only_the_owners_coroutine_touches_what_
 
     # So that flushes and folds follow one another, each in a thread of its own, and ticks among them.
     monkeypatch.setattr("kvactor.actor.TICK", 0.001)
-    actor = StoreActor(open_directory(tmp_path, 1 << 30), Settings(memtable_size=1))
+    storage = open_directory(tmp_path, 1 << 30)
+    actor = StoreActor(storage, Settings(memtable_size=1))
     for kind in OWNED:
         for name, function in list(vars(kind).items()):
             if isfunction(function):
@@ -74,6 +75,7 @@ async def test_p1_whatever_the_disk_does_only_the_owners_coroutine_touches_what_
             await actor.ask(Batch((), (Get(b"key"),)))
         assert (await reader).result[0].number == 1
         await actor.stop()
+    storage.close()
     outside = callers.pop(DOOR)
     assert {thread for thread, _ in outside} - {threading.get_ident()}, "no other thread told anything"
     assert {thread for thread, _ in callers.pop(INSIDE)} == {threading.get_ident()}

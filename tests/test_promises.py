@@ -77,8 +77,10 @@ async def test_p1_only_the_owner_touches_the_store_and_there_is_no_lock(actor: S
     package = Path(kvactor.__file__).parent
     server = [path for path in package.rglob("*.py") if package / "tools" not in path.parents]
     sources = {path.name: path.read_text() for path in server}
-    locks = re.compile(r"\b(Lock|RLock|Semaphore|Condition|threading)\b")
+    locks = re.compile(r"\b(Lock|RLock|Semaphore|BoundedSemaphore|Condition|Barrier)\b")
     assert [name for name, source in sources.items() if locks.search(source)] == []
+    # A thread that keeps the time of a stop, and touches nothing.
+    assert [name for name, source in sources.items() if "threading" in source] == ["deadline.py"]
     users = {name for name, source in sources.items() if re.search(r"\bStore\(", source)}
     assert users == {"owner.py"}
     running = [task for task in asyncio.all_tasks() if task.get_name() == "kvactor-owner"]
@@ -132,7 +134,10 @@ def test_p3_nothing_is_acknowledged_or_visible_before_it_is_durable() -> None:
     assert not any(reply.answered for reply in (deleted, missing, read, scanned, shared))
     harness.ask(Open("u"))
     assert value(harness, b"quiet", "u") is None
-    conflicting: list[RecordingReply[Any]] = [harness.ask(put(b"quiet")), harness.ask(get(b"quiet", "u"))]
+    conflicting: list[RecordingReply[Any]] = [
+        harness.ask(put(b"quiet")),
+        harness.ask(get(b"quiet", "u")),
+    ]
     assert not any(reply.answered for reply in conflicting)
     journal.release()
     harness.settle()
@@ -307,7 +312,9 @@ def test_p8_keys_values_depth_number_and_size_of_transactions_are_bounded() -> N
 
 
 @pytest.mark.parametrize("transaction", [SHARED, "t"])
-def test_p8_writes_that_inner_levels_have_committed_count_among_a_transactions_bytes(transaction: Any) -> None:
+def test_p8_writes_that_inner_levels_have_committed_count_among_a_transactions_bytes(
+    transaction: Any,
+) -> None:
     harness = OwnerHarness(settings=Settings(max_transaction_size=5000))
     harness.ask(Open("t"))
     harness.ask(Begin(transaction))
@@ -334,6 +341,35 @@ def test_p8_writes_stop_below_the_floor_of_free_space_and_reads_go_on() -> None:
     assert harness.ask(Commit("t")).revision == 2
     # The bytes written since the last tick are subtracted.
     assert isinstance(harness.ask(put(b"b")).error, StorageFull)
+
+
+def test_p8_writes_stall_while_a_fold_is_held_up_and_memory_stays_bounded() -> None:
+    size, bound = 100_000, MAX_MEMTABLES * 100_000
+    journal, tree = HeldJournal(holding=False), HeldTree()
+    harness = OwnerHarness(journal, tree, Settings(memtable_size=size))
+    store = harness.owner._store
+    big = b"v" * 10_000
+    most, accepted = 0, []
+    for number in range(2000):
+        key = b"%04d" % number
+        reply = harness.ask(put(key, big))
+        most = max(most, store.unfolded)
+        if reply.error is None:
+            accepted.append(key)
+        else:
+            assert isinstance(reply.error, WritesStalled)
+    # One memtable is being folded, and behind it are as many bytes as may be: 20 MB were refused.
+    assert bound <= most < bound + 11_000
+    assert len(accepted) * len(big) < size + bound + 11_000
+    assert value(harness, accepted[-1]) == big
+    assert keys(harness, limit=1000) == accepted
+    assert harness.ask(Status()).result.stalled
+    tree.holding = False
+    tree.release()
+    harness.settle()
+    assert not harness.ask(Status()).result.stalled
+    assert all(harness.ask(put(b"%04d" % number, big)).error is None for number in range(2000))
+    assert store.unfolded < size + 11_000
 
 
 def history(journal: HeldJournal) -> list[object]:

@@ -213,9 +213,12 @@ class HistoryRead(Message[None], frozen=True):
 
 
 class Tick(Message[None], frozen=True):
-    """Time has passed: sweep expired keys and idle transactions. `free_space` was read just now."""
+    """Time has passed: sweep expired keys and idle transactions.
 
-    free_space: int
+    `free_space`, in bytes, was read just now; None if it could not be read.
+    """
+
+    free_space: int | None
 
 
 class Stop(Message[None], frozen=True):

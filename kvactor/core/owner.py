@@ -265,10 +265,11 @@ class Owner:
         self._store.drop_frozen()
 
     def _tick(self, context: Context, message: Tick) -> None:
-        self._keys.free_space = message.free_space
+        if message.free_space is not None:
+            self._keys.free_space = message.free_space
         self._transactions.sweep(context.now)
         self._feed.sweep()
-        if message.free_space < self._settings.min_free_space or self._keys.stalled:
+        if self._keys.free_space < self._settings.min_free_space or self._keys.stalled:
             return
         keys, more = self._store.expired(context.now, SWEEP_LIMIT)
         self._keys.stage(context, [(key, TOMBSTONE) for key in keys])

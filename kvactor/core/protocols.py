@@ -48,7 +48,10 @@ class Journal(Protocol):
         """Allow revisions older than `below` to be forgotten, with one of the next appends."""
 
     def free_space(self) -> int:
-        """Return how many bytes can be written before the disk, or the map, is full."""
+        """Return how many bytes can be written before the disk, or the map, is full.
+
+        Raises `OSError` if the disk does not say.
+        """
 
     def close(self) -> None:
         """Wait for what is under way, and let go."""
@@ -83,7 +86,10 @@ class Tree(Protocol):
         """Read from the state that the last fold left."""
 
     def free_space(self) -> int:
-        """Return how many bytes can be written before the disk, or the map, is full."""
+        """Return how many bytes can be written before the disk, or the map, is full.
+
+        Raises `OSError` if the disk does not say.
+        """
 
     def close(self) -> None:
         """Wait for what is under way, and let go."""

@@ -18,7 +18,6 @@ from tests.core.builders import (
     data,
     delete,
     delete_range,
-    get,
     keys,
     put,
     scan,

@@ -76,6 +76,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="seconds that requests under way get to finish when the server stops",
         ),
     ] = 10.0
+    exit_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=MAX_SECONDS,
+            description="seconds that a stop may take longer before the process ends with status 1",
+        ),
+    ] = 30.0
     max_connections: Annotated[int, Meta(ge=1, description="connections; more get 503")] = 10_000
     max_in_flight_size: Annotated[
         int,
@@ -214,12 +222,39 @@ def suggestion(mistyped: str, names: Iterable[str], prefix: str) -> str:
     return f"Did you mean {prefix}{near[0]}? " if near else ""
 
 
+#: What Kubernetes sets in every pod for a Service named kvactor, or kvactor-something: `NAME=value`.
+_SERVICE_LINK = re.compile(
+    PREFIX
+    + r"""([A-Z0-9_]+_)?(
+        SERVICE_HOST = [0-9a-f.:]+
+      | SERVICE_PORT(_[A-Z0-9_]+)? = \d+
+      | PORT(_\d+_[A-Z]+)? = [a-z]+://\S+:\d+
+      | PORT_\d+_[A-Z]+_PROTO = [a-z]+
+      | PORT_\d+_[A-Z]+_PORT = \d+
+      | PORT_\d+_[A-Z]+_ADDR = [0-9a-f.:]+
+    )""",
+    re.VERBOSE,
+)
+
+
+def service_links(environ: Mapping[str, str]) -> list[str]:
+    """Return the names of the variables that Kubernetes has set for a Service: they are no settings.
+
+    See "Discovering services" in the documentation of Kubernetes: `KVACTOR_PORT=tcp://10.0.0.1:5000`
+    and others, for a Service named kvactor. Name and value both have to be of that shape.
+    """
+    return [name for name, text in environ.items() if _SERVICE_LINK.fullmatch(f"{name}={text}")]
+
+
 def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
     """Return the settings that an environment and flags (by setting's name) ask for.
 
     Raises `ValueError` with a sentence that names the variable or flag, if a value is of the wrong
-    type or out of bounds, or if a variable begins with `KVACTOR_` and names no setting.
+    type or out of bounds, or if a variable begins with `KVACTOR_` and names no setting. Those of
+    `service_links` are passed over.
     """
+    links = service_links(environ)
+    environ = {name: text for name, text in environ.items() if name not in links}
     rows = {setting.variable: setting for setting in table()}
     for variable in environ:
         if variable.startswith(PREFIX) and variable not in rows and variable != FAILPOINTS:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kvactor import cli, failpoints
+from kvactor.cli.deadline import ExitDeadline
 from kvactor.failpoints import POINTS, STEPS
 from kvactor.settings import FAILPOINTS, PREFIX, Settings
 from kvactor.storage.directory import Storage
@@ -51,11 +52,11 @@ def test_nothing_is_replaced_in_a_server_that_is_not_asked_to(
 ) -> None:
     seen: list[set[str]] = []
 
-    async def serve(storage: Storage, settings: Settings, where: str) -> int:
+    async def serve(storage: Storage, settings: Settings, where: str, _: ExitDeadline) -> int:
         seen.append(changed(functions))
         return 0
 
-    environ.setattr(cli, "serve", serve)
+    environ.setattr(cli.serve, "serve", serve)
     environ.setattr(logging, "basicConfig", lambda **_: None)
     assert cli.main(["--memory"]) == 0
     environ.setenv(FAILPOINTS, "")

@@ -26,8 +26,8 @@ data. The map of the house, in reading order:
     cli/            the command: serving, the deadline of a stop, the tools
     failpoints      where tests have a write's way down to disk broken off; off unless asked for
 
-Imports run one way: cli -> server -> web -> actor -> owner -> operations, changes -> units -> access -> sessions, store,
-transactions, replies, metrics -> storage -> records, messages, errors, settings.
+Imports run one way: cli -> server -> web -> actor -> owner -> operations, changes -> units -> access ->
+sessions, store, transactions, replies, metrics -> storage -> records, messages, errors, settings.
 """
 
 __version__ = "0.1.0"

@@ -13,13 +13,14 @@ class KvactorError(Exception):
     """An expected outcome. The message is a whole sentence for the caller.
 
     `depends_on` is the revision, perhaps only staged, that has to be durable before the outcome may
-    be told (P3; 0: none); `revision` is the store's revision at which it happened, once the owner
-    has answered with it.
+    be told (P3; 0: none); `revision` is the store's revision at which it happened, and `time` the
+    owner's clock then, in milliseconds since the epoch, once the owner has answered with it.
     """
 
     code: ClassVar[str] = "error"
     depends_on: int = 0
     revision: int | None = None
+    time: int | None = None
 
     def __init__(self, sentence: str, details: Mapping[str, object] | None = None) -> None:
         super().__init__(sentence)
@@ -117,7 +118,7 @@ class BatchTooLarge(KvactorError):
 class RangeTooLarge(KvactorError):
     """Is raised when a range to be deleted has more than `max_batch_size` keys.
 
-    Details: `limit`, and, where they were counted, `count`.
+    Details: `limit`.
     """
 
     code = "range_too_large"
@@ -235,6 +236,12 @@ class StorageFull(KvactorError):
     """Is raised by writes while less than `min_free_space` is free. Nothing was done; reads go on."""
 
     code = "storage_full"
+
+
+class WritesStalled(KvactorError):
+    """Is raised by writes while folds fall behind. Nothing was done; reads go on; try again."""
+
+    code = "writes_stalled"
 
 
 class OutcomeUnknown(KvactorError):

@@ -72,7 +72,8 @@ class Metrics:
         self.flush = Histogram()
         self.flush_size = Histogram(SIZES)
         self.fold = Histogram()
-        self.subscribers = 0
+        #: counts the requests that follow the changes
+        self.subscribers: Callable[[], int] = lambda: 0
         self.connections = 0
         self.slow_clients_disconnected = 0
 
@@ -97,11 +98,12 @@ class Metrics:
             "memtable_keys": ("Keys in the memtable.", report.memtable_keys),
             "memtable_bytes": ("Bytes in the memtable, with overhead.", report.memtable_bytes),
             "folded_revision": ("Newest revision in the tree.", report.folded),
+            "writes_stalled": ("1 while writes wait for a fold.", int(report.stalled)),
             "transactions_open": ("Isolated transactions open.", report.transactions),
             "shared_transaction_depth": ("Depth of the shared transaction.", report.shared_depth),
             "free_bytes": ("Bytes that can still be written.", report.free_space),
             "connections": ("Connections that are open.", self.connections),
-            "subscribers": ("Requests that follow the changes.", self.subscribers),
+            "subscribers": ("Requests that follow the changes.", self.subscribers()),
         }
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Snapshot([*self._counted(), *_gauges(gauges)]))
@@ -163,6 +165,7 @@ class MeasuredJournal:
         self._journal = journal
         self._metrics = metrics
         self.replay = journal.replay
+        self.read = journal.read
         self.head = journal.head
         self.trim = journal.trim
         self.free_space = journal.free_space

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from kvactor.core.access import Access
+from kvactor.core.sessions import Sessions
+from kvactor.core.units import Units
 
 import kvactor
 from kvactor.actor import StoreActor
-from kvactor.core.access import Access
 from kvactor.core.feed import Feed
-from kvactor.core.messages import Batch, Changes, Commit, Get, Open, Set
-from kvactor.core.operations import Operations
+from kvactor.core.messages import Batch, Changes, Commit, Open
+from kvactor.core.operations import Get, Operations, Set
 from kvactor.core.replies import HeldReplies
-from kvactor.core.sessions import Sessions
 from kvactor.core.store import Store
-from kvactor.core.units import Units
 from kvactor.settings import Settings
 from kvactor.storage.directory import open_directory
 
@@ -71,7 +71,7 @@ async def test_p1_whatever_the_disk_does_only_the_owners_coroutine_touches_what_
             await actor.ask(Open("t"))
             await actor.ask(Set(b"key", b"", "text/plain", "t"))
             await actor.ask(Commit("t"))
-            await actor.ask(Get(b"key"))
+            await actor.ask(get(b"key"))
             await actor.ask(Batch((), (Get(b"key"),)))
         assert (await reader).result[0].number == 1
         await actor.stop()

@@ -12,11 +12,11 @@ import msgspec
 from kvactor.core import records
 from kvactor.core.records import HIDDEN
 from kvactor.settings import Settings
+from kvactor.tools.connections import AsyncConnection, AsyncEventStream
 from kvactor.tools.stress.checker import check
-from kvactor.tools.stress.client import Connection, Stream
-from kvactor.tools.stress.clients import Client, Hangs, Stage
+from kvactor.tools.stress.clients import Client, Hangs, Workload
 from kvactor.tools.stress.feed import follow
-from kvactor.tools.stress.history import History, Item, Sighting, lines
+from kvactor.tools.stress.history import FeedEvent, History, Item, lines
 from kvactor.tools.stress.programs import MIX, PROGRAMS, scan
 from tests.simulation.disk import DiskProfile
 from tests.simulation.faults import Faults
@@ -134,32 +134,33 @@ class _Run:
 
     async def _main(self) -> int:
         world, random = self._world, self._random
-        stage = Stage(
+        workload = Workload(
             self._connect, self.history, random.choice((3, 10, 30)), random.random() < 0.5, OPERATIONS
         )
-        world.began = lambda number: setattr(stage, "life", number)
+        world.began = lambda number: setattr(workload, "incarnation", number)
         clients = [
-            Client(number, stage, world.random(f"client {number}"), _MIX) for number in range(CLIENTS)
+            Client(number, workload, world.random(f"client {number}"), _MIX)
+            for number in range(CLIENTS)
         ]
         self.history.followers = [[] for _ in range(random.choice((0, 1)))]
         followers = [
-            world.loop.create_task(follow(self._stream, self.history.prefix, sightings, 0))
-            for sightings in self.history.followers
+            world.loop.create_task(follow(self._stream, self.history.prefix, events, 0))
+            for events in self.history.followers
         ]
         await asyncio.gather(*(client.play() for client in clients))
         self._faults.end()
         await world.settled()
-        stage.left = 1
-        await Client(CLIENTS, stage, random, {scan: 1}).play()
+        workload.left = 1
+        await Client(CLIENTS, workload, random, {scan: 1}).play()
         status = await world.stopped()
         for follower in followers:
             follower.cancel()
         return status
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> AsyncConnection:
         return await self._connected(lambda: Watched(self._world))
 
-    async def _stream(self, make: Callable[[], Stream]) -> Stream:
+    async def _stream(self, make: Callable[[], AsyncEventStream]) -> AsyncEventStream:
         return await self._connected(make)
 
     async def _connected(self, make: Callable[[], P]) -> P:
@@ -170,9 +171,9 @@ class _Run:
 
     # -- what is there in the end --
 
-    def _feed(self) -> Iterator[Sighting]:
+    def _feed(self) -> Iterator[FeedEvent]:
         for revision in self._world.disk.journal.all:
-            yield Sighting(revision.number, dict(_changes(revision.changes)))
+            yield FeedEvent(revision.number, dict(_changes(revision.changes)))
 
     def _stored(self) -> Iterator[Item]:
         for key, record in self._world.disk.tree.range(self.history.prefix.encode(), None, False):
@@ -188,7 +189,7 @@ def _changes(changes: Any) -> Iterator[tuple[str, Any]]:
             yield key.decode(), value
 
 
-class Watched(Connection):
+class Watched(AsyncConnection):
     """Insists that whatever comes was asked for."""
 
     def __init__(self, world: World) -> None:
@@ -196,6 +197,6 @@ class Watched(Connection):
         self._world = world
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None:
+        if not self._protocol.waiting:
             self._world.wrong(f"nobody has asked for {data!r}")
         super().data_received(data)

@@ -24,8 +24,8 @@ from kvactor.server import Server as LifeCycle
 from kvactor.server import TcpListener
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage, open_memory
+from kvactor.web.app import TAGS
 from kvactor.web.openapi import errors_of
-from kvactor.web.routes import FAMILIES
 
 Client = TestClient[web.Request, web.Application]
 
@@ -233,10 +233,10 @@ def app(life: LifeCycle) -> Iterator[web.Application]:
     app = life.app
     described: dict[tuple[str, str], set[int | tuple[int, str]]] = {
         (route.method, route.name): {
-            *route.answers,
+            *route.responses,
             *((int(status), kind.code) for status, kinds in errors_of(route).items() for kind in kinds),
         }
-        for routes in app[FAMILIES].values()
+        for routes in app[TAGS].values()
         for route in routes
     }
     others = []

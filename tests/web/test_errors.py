@@ -196,6 +196,6 @@ async def test_the_key_in_an_error_is_no_markup_to_a_browser(client: Client) -> 
 async def test_create_app_refuses_aiohttp_without_its_parser_in_c(
     actor: StoreActor, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvactor.web.app.HttpRequestParser", HttpRequestParserPy)
+    monkeypatch.setattr("kvactor.web.server.HttpRequestParser", HttpRequestParserPy)
     with pytest.raises(RuntimeError, match="AIOHTTP_NO_EXTENSIONS"):
         create_app(actor, settings)

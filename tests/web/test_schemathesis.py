@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from kvactor.web.routes import FAMILIES
+from kvactor.web.app import TAGS
 from tests.sizes import size
 from tests.web.conftest import Server
 
@@ -36,6 +36,6 @@ async def test_schemathesis_finds_nothing(app: web.Application, server: Server, 
         if run.returncode is None:
             run.kill()
     assert run.returncode == 0, told
-    operations = sum(1 for routes in app[FAMILIES].values() for _ in routes)
+    operations = sum(1 for routes in app[TAGS].values() for _ in routes)
     # All but the one that it has the description from.
     assert re.search(rf"Tested: +{operations - 1}\n", told)

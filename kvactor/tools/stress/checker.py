@@ -1,12 +1,12 @@
-"""Is a history strictly serializable? And was nothing lost, nothing invented?
+"""Checks that a history is strictly serializable, and that nothing was lost or invented.
 
-Every answer carries the revision at which it was true. So an order of all operations is given, and
-has only to be followed: the operations are played on a model in that order, each has to have been
-told what the model says, and the order must not run against time. That takes hardly more than one
-look at each operation, however many clients there were.
+Every response carries the revision at which it was true, and that gives an order of all operations.
+The checker plays them on a model in that order. Each result has to be the model's, and the order must
+not contradict real time. The cost is little more than one look at each operation, however many clients
+there were.
 
-The rule: what is told is taken at its word, and compared with everything else that was told. An
-unknown outcome is matched with a revision that nobody else has written, or did not happen.
+The rule: a response is taken at its word, and compared with all others. An `info` operation is matched
+with a revision that no acknowledged operation has written, or it did not happen.
 """
 
 from collections import defaultdict
@@ -15,16 +15,16 @@ from collections.abc import Iterable
 import msgspec
 from sortedcontainers import SortedDict
 
-from kvactor.tools.stress.history import WRITES, Changes, History, Operation, Sighting
-from kvactor.tools.stress.model import Run, State, Wrong
+from kvactor.tools.stress.history import WRITES, Changes, FeedEvent, History, Operation
+from kvactor.tools.stress.model import Mismatch, Run, State
 
 #: When an operation happened: its revision, and behind the write that made it or not.
 Point = tuple[int, bool]
 
 
 class Verdict(msgspec.Struct):
-    """What a checker has found: `violation` in a sentence, empty if all was well, and `stretch`, the
-    operations that show it. `matched` is how many unknown outcomes have happened after all.
+    """The result of a check: `violation` is a sentence, empty without one, and `stretch` the operations
+    that show it. `matched` counts the `info` operations that have happened.
     """
 
     violation: str = ""
@@ -80,9 +80,9 @@ class _Replay:
         self._unknown: dict[str, list[Operation]] = defaultdict(list)
         self._at: dict[int, list[Operation]] = defaultdict(list)
         for one in history.operations:
-            if one.outcome in {"done", "seen"}:
+            if one.outcome in {"ok", "observed"}:
                 self._at[one.revision].append(one)
-            elif one.outcome == "unknown":
+            elif one.outcome == "info":
                 for key in _written(one):
                     self._unknown[key].append(one)
 
@@ -113,7 +113,7 @@ class _Replay:
                 self.state[key] = (value, revision)
         writer = next((one for one in able if self._was_first(one, operations)), able[0])
         self.points.append(((revision, False), writer))
-        if writer.outcome == "unknown":
+        if writer.outcome == "info":
             for key in _written(writer):
                 self._unknown[key].remove(writer)
             self.matched += 1
@@ -122,7 +122,7 @@ class _Replay:
 
     def _able(
         self, operations: Iterable[Operation], changes: Changes
-    ) -> tuple[list[Operation], Wrong | None]:
+    ) -> tuple[list[Operation], Mismatch | None]:
         """Return the operations that would change this, and what was wrong with another one."""
         able: list[Operation] = []
         wrong = None
@@ -131,7 +131,7 @@ class _Replay:
                 try:
                     if self._play(one) == changes:
                         able.append(one)
-                except Wrong as error:
+                except Mismatch as error:
                     wrong = error
         return able, wrong
 
@@ -148,12 +148,12 @@ class _Replay:
 
     def _still(self, one: Operation) -> bool:
         try:
-            return not self._play(one) or one.outcome != "done"
-        except Wrong:
+            return not self._play(one) or one.outcome != "ok"
+        except Mismatch:
             return False
 
     def _nobody(
-        self, revision: int, changes: Changes, told: list[Operation], wrong: Wrong | None
+        self, revision: int, changes: Changes, told: list[Operation], wrong: Mismatch | None
     ) -> _Violation:
         writers = [one for one in told if one.writes]
         if wrong is not None:
@@ -166,9 +166,9 @@ class _Replay:
         """Play what has written nothing."""
         try:
             changes = self._play(one)
-        except Wrong as wrong:
+        except Mismatch as wrong:
             raise self._misled(revision, one, wrong) from None
-        if changes and one.outcome == "done":
+        if changes and one.outcome == "ok":
             raise _Violation(
                 f"A write was acknowledged at revision {revision}, and is not there.",
                 [one],
@@ -181,7 +181,7 @@ class _Replay:
     def _play(self, one: Operation) -> Changes:
         return Run(self.state).play(one.steps, one.told)
 
-    def _misled(self, revision: int, one: Operation, wrong: Wrong) -> _Violation:
+    def _misled(self, revision: int, one: Operation, wrong: Mismatch) -> _Violation:
         key = wrong.step.key
         standing = self.state.get(key)
         since = standing[1] if standing is not None and wrong.step.what != "scan" else revision
@@ -198,13 +198,15 @@ class _Replay:
 
 
 def _written(one: Operation) -> set[str]:
-    return {"" if step.what == "clear" else step.key for step in one.steps if step.what in WRITES}
+    return {
+        "" if step.what == "delete_range" else step.key for step in one.steps if step.what in WRITES
+    }
 
 
-def _by_revision(sightings: Iterable[Sighting]) -> dict[int, Changes]:
+def _by_revision(events: Iterable[FeedEvent]) -> dict[int, Changes]:
     found: dict[int, Changes] = {}
     last = 0
-    for one in sightings:
+    for one in events:
         if one.revision <= last:
             raise _Violation(f"The feed told revision {one.revision} behind {last}.")
         last = one.revision
@@ -247,8 +249,8 @@ def _check_final(history: History, state: State) -> None:
 
 def _check_followers(history: History) -> None:
     feed = {one.revision: index for index, one in enumerate(history.feed)}
-    for number, sightings in enumerate(history.followers):
-        for index, one in enumerate(sightings):
+    for number, events in enumerate(history.followers):
+        for index, one in enumerate(events):
             place = feed.get(one.revision)
             if place is None or history.feed[place].changes != one.changes:
                 raise _Violation(
@@ -258,10 +260,10 @@ def _check_followers(history: History) -> None:
                     since=one.revision,
                     until=one.revision,
                 )
-            if index and place != feed[sightings[index - 1].revision] + 1:
+            if index and place != feed[events[index - 1].revision] + 1:
                 raise _Violation(
                     f"Follower {number} was told revision {one.revision} behind "
-                    f"{sightings[index - 1].revision}, and missed what is between, or was told twice."
+                    f"{events[index - 1].revision}, and missed what is between, or was told twice."
                 )
 
 
@@ -272,7 +274,7 @@ def _stretch(history: History, violation: _Violation) -> list[Operation]:
     shown = list(violation.operations)
     told = {id(one) for one in shown}
     for one in history.operations:
-        inside = one.outcome == "unknown" or violation.since <= one.revision <= violation.until
+        inside = one.outcome == "info" or violation.since <= one.revision <= violation.until
         if (
             inside
             and one.writes

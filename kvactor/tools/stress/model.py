@@ -1,7 +1,7 @@
-"""What a server is to do with an operation, naively: a dict of what is there, and a stack of dicts for
-what a transaction has written.
+"""A naive model of the server: a dict of the keys that exist, and a stack of dicts for the writes of a
+transaction.
 
-The rule: this knows nothing of how the server does it.
+The rule: the model knows nothing of how the server works.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +19,8 @@ State = SortedDict[str, Entry]
 _BEYOND = chr(0x10FFFF)
 
 
-class Wrong(Exception):
-    """A step was told something that the model does not say. `index` is the step's."""
+class Mismatch(Exception):
+    """A step's result is not the model's. `index` is the step's."""
 
     def __init__(self, index: int, step: Step, expected: object) -> None:
         super().__init__(f"{step.what}({step.key}) was told {step.result!r} and not {expected!r}")
@@ -36,11 +36,11 @@ class Run:
         self._levels: list[dict[str, Entry | None]] = [{}]
 
     def play(self, steps: Sequence[Step], told: int) -> Changes:
-        """Return what the steps change. Raises `Wrong` if one of the first `told` did not go so."""
+        """Return what the steps change. Raises `Mismatch` if one of the first `told` did not go so."""
         for index, step in enumerate(steps):
             expected = STEPS[step.what](self, step.key, step.argument)
             if index < told and not agree(expected, step.result):
-                raise Wrong(index, step, expected)
+                raise Mismatch(index, step, expected)
         changes = self._levels[0]
         for level in self._levels[1:]:
             changes = changes | level
@@ -75,7 +75,7 @@ class Run:
         self._write(key, value)
         return new
 
-    def swap(self, key: str, argument: Any) -> bool:
+    def cas(self, key: str, argument: Any) -> bool:
         """Give a key a value if it has a revision (0: if it is not there); was that so?"""
         expected, value = argument
         so = self.check(key, expected)
@@ -104,7 +104,7 @@ class Run:
         """Remove a key, there or not: a deletion of which nobody is told any more what it found."""
         self._write(key, None)
 
-    def add(self, key: str, by: Any) -> int:
+    def increment(self, key: str, by: Any) -> int:
         """Add to a key's number."""
         entry = self._look(key)
         total: int = by + (0 if entry is None else entry[0])
@@ -117,7 +117,7 @@ class Run:
         found = [[key, *entry] for key, entry in self._between(start, end)]
         return (found[::-1] if reverse else found)[:limit]
 
-    def clear(self, start: str, end: Any) -> int:
+    def delete_range(self, start: str, end: Any) -> int:
         """Remove the keys from one up to another; how many?"""
         keys = [key for key, _ in self._between(start, end)]
         for key in keys:
@@ -142,15 +142,25 @@ class Run:
 STEPS: dict[str, Callable[[Run, str, Any], object]] = {
     step.__name__: step
     for step in (
-        *(Run.put, Run.swap, Run.check, Run.get, Run.delete, Run.drop, Run.add, Run.scan, Run.clear),
+        *(
+            Run.put,
+            Run.cas,
+            Run.check,
+            Run.get,
+            Run.delete,
+            Run.drop,
+            Run.increment,
+            Run.scan,
+            Run.delete_range,
+        ),
         *(Run.begin, Run.rollback, Run.commit),
     )
 }
 
 
 def agree(expected: Any, told: Any) -> bool:
-    """Is what was told what was expected? Not everything is told: where `told` has None in the place of
-    a revision, or of whether a key is new, anything will do.
+    """Return whether a result is the expected one. Where `told` has None in the place of a revision, or
+    of whether a key is new, the response did not say it, and anything agrees.
     """
     if isinstance(expected, list) and isinstance(told, list) and len(expected) == len(told):
         return all(agree(one, other) for one, other in zip(expected, told, strict=True))

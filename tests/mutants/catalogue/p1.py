@@ -1,0 +1,98 @@
+"""The mutants that break P1: one owner: a single coroutine owns the data in memory, and no lock
+guards it.
+"""
+
+from typing import Final
+
+from tests.mutants.edits import Edit
+from tests.mutants.mutant import Mutant
+
+MUTANTS: Final = (
+    Mutant(
+        "p1-a-read-bypasses-the-mailbox",
+        "The web layer reads the store itself and does not ask the owner, because a read harms nobody.",
+        edits=(
+            Edit(
+                "kvactor/web/seed.py",
+                "SeedRoutes.__init__",
+                find="self._body_of = bodies.read",
+                replace="""
+                    self._owner = actor._owner
+                    self._body_of = bodies.read
+                """,
+            ),
+            Edit(
+                "kvactor/web/seed.py",
+                "SeedRoutes.get",
+                find="name, record = self._encode(key.decode()), got.result",
+                replace="""
+                    from kvactor.messages import Answer
+
+                    if within(request, SHARED) is SHARED and self._owner._sessions.shared is None:
+                        owner = self._owner
+                        record = owner._store.durable.get(key, owner._access.now)
+                        got = Answer(owner.revision, record)
+                    name, record = self._encode(key.decode()), got.result
+                """,
+            ),
+        ),
+        killed_by=("tests/test_ownership.py",),
+    ),
+    Mutant(
+        "p1-a-tick-bypasses-the-mailbox",
+        "The timer hands a tick to the owner itself, beside the owner's coroutine. The tick does not "
+        "wait in the mailbox.",
+        edits=(
+            Edit(
+                "kvactor/actor.py",
+                "StoreActor._tick",
+                find="self._post(Tick(self._owner.free_space()))",
+                replace="self._owner.drain(self._clock(), [(Tick(self._owner.free_space()), None)])",
+            ),
+        ),
+        killed_by=(
+            (
+                "tests/test_ownership.py::"
+                "test_p1_whatever_the_disk_does_only_the_owners_coroutine_touches_what_it_has"
+            ),
+        ),
+    ),
+    Mutant(
+        "p1-applied-in-the-journals-thread",
+        "The journal's thread applies a flush and answers its askers. That saves a turn of the loop.",
+        edits=(
+            Edit(
+                "kvactor/core/owner.py",
+                "Owner._flush",
+                find="post(Flushed(head, error))",
+                replace="self._flushed(Flushed(head, error))",
+            ),
+        ),
+        killed_by=("tests/test_ownership.py",),
+    ),
+    Mutant(
+        "p1-other-threads-fill-the-mailbox",
+        "Other threads put their news into the mailbox themselves. The loop does not see it until "
+        "something else happens.",
+        edits=(
+            Edit(
+                "kvactor/actor.py",
+                "StoreActor._post",
+                find="self._loop.call_soon_threadsafe(self._put, (message, None))",
+                replace="self._put((message, None))",
+            ),
+        ),
+        killed_by=("tests/test_ownership.py",),
+    ),
+    Mutant(
+        "p1-two-servers-on-one-directory",
+        "The lock of a data directory is shared, so that a backup can hold it, too. A second server "
+        "gets it.",
+        edits=(
+            Edit(
+                "kvactor/storage/directory.py", "_lock", find="fcntl.LOCK_EX", replace="fcntl.LOCK_SH"
+            ),
+        ),
+        killed_by=("tests/storage/test_lmdb.py::test_a_directory_has_one_user_at_a_time",),
+    ),
+)

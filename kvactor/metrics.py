@@ -98,7 +98,10 @@ class Metrics:
             "memtable_keys": ("Keys in the memtable.", report.memtable_keys),
             "memtable_bytes": ("Bytes in the memtable, with overhead.", report.memtable_bytes),
             "folded_revision": ("Newest revision in the tree.", report.folded),
-            "writes_stalled": ("1 while writes wait for a fold.", int(report.stalled)),
+            "writes_stalled": (
+                "1 while writes are refused because folds fall behind.",
+                int(report.stalled),
+            ),
             "transactions_open": ("Isolated transactions open.", report.transactions),
             "shared_transaction_depth": ("Depth of the shared transaction.", report.shared_depth),
             "free_bytes": ("Bytes that can still be written.", report.free_space),
@@ -112,7 +115,7 @@ class Metrics:
     def _counted(self) -> Iterator[Metric]:
         requests = HistogramMetricFamily(
             "kvactor_request_seconds",
-            "Requests, from the first byte read to the answer.",
+            "Requests, from the first byte read to the response.",
             labels=("method", "route", "status"),
         )
         for (method, route, status), one in list(self.requests.items()):
@@ -121,7 +124,7 @@ class Metrics:
         for name, text, one in (
             (
                 "mailbox_wait_seconds",
-                "How long the first message of a drain has waited.",
+                "Wait of the first message of a drain.",
                 self.mailbox_wait,
             ),
             ("flush_seconds", "Flushes of the journal.", self.flush),
@@ -131,7 +134,7 @@ class Metrics:
             yield HistogramMetricFamily(f"kvactor_{name}", text, buckets=one.buckets, sum_value=one.sum)
         errors = CounterMetricFamily(
             "kvactor_errors",
-            "Error responses, by code; transaction_conflict counts the conflicts.",
+            "Errors sent to clients, by code; transaction_conflict counts the conflicts.",
             labels=("code",),
         )
         for code, count in list(self.errors.items()):
@@ -139,7 +142,7 @@ class Metrics:
         yield errors
         yield CounterMetricFamily(
             "kvactor_slow_clients_disconnected",
-            "Clients that did not read what they were sent.",
+            "Clients disconnected because they did not read.",
             self.slow_clients_disconnected,
         )
 

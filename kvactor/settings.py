@@ -33,7 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         5000
     )
     allowed_hosts: Annotated[
-        str, Meta(description="names that requests may have in Host, with commas, beside its own")
+        str, Meta(description="more names that Host may have, separated by commas")
     ] = ""
     data_dir: Annotated[str, Meta(description="directory for the data")] = "kvactor-data"
     memory: Annotated[bool, Meta(description="keep everything in memory, and nothing on disk")] = False
@@ -61,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             gt=0,
             le=MAX_SECONDS,
-            description="seconds in which a client has to take the next 64 KiB of what it is sent",
+            description="seconds in which a client has to take the next 64 KiB of a response",
         ),
     ] = 30.0
     keepalive_timeout: Annotated[
@@ -73,7 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=MAX_SECONDS,
-            description="seconds that requests under way get to finish when the server stops",
+            description="seconds for requests in progress to finish when the server stops",
         ),
     ] = 10.0
     exit_timeout: Annotated[
@@ -81,15 +81,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             gt=0,
             le=MAX_SECONDS,
-            description="seconds that a stop may take longer before the process ends with status 1",
+            description="seconds after shutdown_timeout in which a stop ends, or the process ends with status 1",
         ),
     ] = 30.0
     max_connections: Annotated[int, Meta(ge=1, description="connections; more get 503")] = 10_000
     max_in_flight_size: Annotated[
         int,
-        Meta(ge=0, description="bytes of bodies and answers of over 64 KiB under way; more get 503"),
+        Meta(
+            ge=0, description="bytes of bodies and responses of over 64 KiB in progress; more get 503"
+        ),
     ] = 256 * _MiB
-    mailbox_size: Annotated[int, Meta(ge=1, description="requests that may wait; more get 503")] = (
+    mailbox_size: Annotated[int, Meta(ge=1, description="requests in the mailbox; more get 503")] = (
         10_000
     )
 
@@ -109,21 +111,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 30.0
     max_transaction_idle_timeout: Annotated[
-        float, Meta(gt=0, le=MAX_SECONDS, description="seconds that a client may ask for instead")
+        float,
+        Meta(
+            gt=0,
+            le=MAX_SECONDS,
+            description="the longest idle timeout that a client may ask for, in seconds",
+        ),
     ] = 300.0
     shared_transaction_idle_timeout: Annotated[
-        float, Meta(ge=0, le=MAX_SECONDS, description="the same for the shared transaction; 0 is never")
+        float,
+        Meta(
+            ge=0,
+            le=MAX_SECONDS,
+            description="seconds after which an idle shared transaction is rolled back; 0: never",
+        ),
     ] = 0.0
     shared_transaction_warning: Annotated[
         float,
         Meta(
             gt=0,
             le=MAX_SECONDS,
-            description="seconds after which an open shared transaction is warned about",
+            description="seconds after which the log warns of an open shared transaction",
         ),
     ] = 60.0
     remembered_transactions: Annotated[
-        int, Meta(ge=0, description="ended transactions whose commit may be repeated")
+        int,
+        Meta(
+            ge=0,
+            description="ended transactions that are remembered, so that a commit may be repeated",
+        ),
     ] = 10_000
 
     max_batch_size: Annotated[
@@ -138,7 +154,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_subscribers: Annotated[int, Meta(ge=1, description="requests that follow the changes")] = 1000
     heartbeat: Annotated[
         float,
-        Meta(gt=0, le=MAX_SECONDS, description="seconds of quiet after which an event stream says so"),
+        Meta(
+            gt=0,
+            le=MAX_SECONDS,
+            description="seconds without an event after which a stream sends a comment",
+        ),
     ] = 15.0
 
     history: Annotated[int, Meta(ge=0, description="revisions kept in the journal")] = 100_000
@@ -149,7 +169,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=0, description="bytes of free disk below which writes get 507")
     ] = 256 * _MiB
     map_size: Annotated[
-        int, Meta(ge=16 * _MiB, description="upper bound in bytes of the journal, and of the tree")
+        int,
+        Meta(
+            ge=16 * _MiB,
+            description="bytes of address space of the journal, and of the tree: their upper bounds",
+        ),
     ] = 1 << 40
 
 

@@ -14,7 +14,7 @@ PROMISES = [
     (int(number), text.split())
     for number, text in re.findall(
         r"^(\d+)\. (.*(?:\n   .*)*)",
-        (ROOT / "README.md").read_text().partition("## What is promised")[2].partition("\n`tests/")[0],
+        (ROOT / "README.md").read_text().partition("## Promises")[2].partition("\n`tests/")[0],
         re.MULTILINE,
     )
 ]

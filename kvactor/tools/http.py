@@ -52,6 +52,13 @@ class Response(msgspec.Struct, frozen=True):
         return int(self.headers.get("Kvactor-Revision", "0"))
 
     @property
+    def time(self) -> int:
+        """When the response was decided: the server's clock, in milliseconds since the epoch; 0 if it
+        does not say.
+        """
+        return int(self.headers.get("Kvactor-Time", "0"))
+
+    @property
     def etag(self) -> int:
         """The revision in the ETag; 0 if there is none."""
         return int(self.headers.get("ETag", '"0"').strip('"'))

@@ -95,7 +95,7 @@ def test_a_judge_that_tries_every_order_and_knows_no_revisions_agrees(
     start: Start, tmp_path: Path
 ) -> None:
     server = start()
-    few = ("--clients", "4", "--operations", "16", "--keys", "3", "--followers", "0")
+    few = ("--ttl", "0", "--clients", "4", "--operations", "16", "--keys", "3", "--followers", "0")
     for seed in range(6):
         address = f"http://{server.host}:{server.port}"
         passed(stress(address, *few, "--seed", str(seed), "--save", "history", cwd=tmp_path))

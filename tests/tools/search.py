@@ -62,4 +62,6 @@ def _after(state: dict[str, Entry], one: Operation, changes: Changes) -> dict[st
     if one.outcome == "observed":
         return state
     after = {key: entry for key, entry in state.items() if key not in changes}
-    return after | {key: (value, one.revision) for key, value in changes.items() if value is not None}
+    return after | {
+        key: (value, one.revision, 0) for key, value in changes.items() if value is not None
+    }

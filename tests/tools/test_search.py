@@ -53,7 +53,7 @@ def play(random: Random) -> History:
             if random.random() < 0.15 and one.writes:
                 one.outcome, one.ended, one.told, one.revision = "info", NEVER, 0, 0
             history.operations.append(one)
-    history.final = [Item(key, *entry) for key, entry in state.items()]
+    history.final = [Item(key, *entry[:2]) for key, entry in state.items()]
     return history
 
 
@@ -71,7 +71,7 @@ def execute(one: Operation, state: State, history: History) -> None:
         if value is None:
             del state[key]
         else:
-            state[key] = (value, history.revision)
+            state[key] = (value, history.revision, 0)
     one.steps, one.told, one.revision = told, len(told), history.revision
 
 

@@ -74,6 +74,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--mix", type=_mix, default=dict(MIX), help=f"how often what is done; default {mix}")
     add("--keys", type=_positive, default=200, help="default 200")
     add("--hot", action="store_true", help="a few keys most of the time (default: all alike)")
+    add("--ttl", type=int, default=20, help="percentage of puts that expire soon (default 20)")
     add("--seed", type=int, default=0, help="of what clients choose (default 0)")
     add("--faults", type=_faults, default=(), help=f"of its own server: {','.join(FAULTS)}")
     add("--dir", type=Path, help="where its own server has its data: the disk to stress")
@@ -106,6 +107,7 @@ def plan(options: argparse.Namespace, directory: Path) -> Plan:
         options.seed,
         options.keys,
         options.hot,
+        options.ttl,
         options.faults,
     )
 

@@ -24,6 +24,9 @@ TIMEOUT: Final = 60.0
 RETRY_DELAY: Final = 0.02
 
 
+#: Milliseconds after which keys expire. As fractions of seconds, they are exact in the server.
+TTLS: Final = (20, 50, 100, 200)
+
 #: In the place of a transaction's id: the request is none of a transaction's.
 AUTOCOMMIT: Final = None
 
@@ -43,6 +46,7 @@ class Workload:
         history: History,
         keys: int = 200,
         hot: bool = False,
+        ttl: float = 0.0,
         operations: int | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -62,10 +66,17 @@ class Workload:
         self.shared_lost_in = 0
         self._keys = keys
         self._power = 4 if hot else 1
+        self._ttl = ttl
+        #: whether the server says at what time it decides; otherwise it cannot be checked what expires
+        self.timed = False
 
     def key(self, random: Random) -> str:
         """Choose one of the keys; if some are hot, those most of the time."""
         return f"{self.history.prefix}{int(random.random() ** self._power * self._keys):05}"
+
+    def ttl(self, random: Random) -> int:
+        """Choose after how many milliseconds a key expires; 0: never."""
+        return random.choice(TTLS) if random.random() < self._ttl and self.timed else 0
 
     def counter(self, random: Random) -> str:
         """Choose one of the keys that hold numbers."""
@@ -128,9 +139,8 @@ class Client:
         """Return the response. Raises `Closed` if the outcome is unknown, and `Hangs`."""
         return await self.ask_on(await self.connect(), request, transaction)
 
-    @staticmethod
     async def ask_on(
-        connection: AsyncConnection, request: Request, transaction: str | None = None
+        self, connection: AsyncConnection, request: Request, transaction: str | None = None
     ) -> Response:
         """The same, on a certain connection."""
         method, target, body, headers = request
@@ -139,9 +149,11 @@ class Client:
         content = b"" if body is None else msgspec.json.encode(body)
         try:
             async with asyncio.timeout(TIMEOUT):
-                return await connection.request(method, target, content, headers)
+                response = await connection.request(method, target, content, headers)
         except TimeoutError:
             raise Hangs(f"no response to {method} {target} for {TIMEOUT:g} s") from None
+        self.workload.timed = self.workload.timed or response.time > 0
+        return response
 
     # -- notes --
 
@@ -166,6 +178,7 @@ class Client:
     def ok(one: Operation, response: Response, steps: list[Step]) -> None:
         """Record that an operation happened, with the results of its steps."""
         one.outcome, one.revision, one.steps, one.told = "ok", response.revision, steps, len(steps)
+        one.time = response.time
         one.error = "" if response.ok or response.status == HTTPStatus.NOT_FOUND else response.code
 
     @staticmethod
@@ -186,6 +199,10 @@ class Client:
         self._made += 1
         return f"{self.number}.{self._made}"
 
+    def put(self) -> Step:
+        """Choose a key, and whether it will expire."""
+        return Step("put", self.key(), self.value(), ttl=self.workload.ttl(self.random))
+
     def scan(self) -> Step:
         """Choose a range, and how much of it."""
         start, end = sorted(self.key() for _ in range(2))
@@ -198,7 +215,7 @@ class Client:
         # It and those that differ in its last digit.
         ten = key[:-1]
         steps = [
-            *3 * [Step("put", key, self.value()), Step("get", key)],
+            *3 * [self.put(), Step("get", key)],
             *2 * [Step("increment", self.workload.counter(self.random), self.random.randint(-3, 3))],
             *(Step("delete", key), Step("scan", ten, [f"{ten}~", 10, False])),
             Step("delete_range", ten, f"{ten}~"),
@@ -207,9 +224,8 @@ class Client:
 
     def step(self) -> Step:
         """Choose a step for one key."""
-        key = self.key()
-        put, get = Step("put", key, self.value()), Step("get", key)
-        return self.random.choice([put, put, get, get, Step("delete", key)])
+        put, get = self.put(), Step("get", self.key())
+        return self.random.choice([put, put, get, get, Step("delete", get.key)])
 
 
 #: One thing that a user of the server might do, from its first request to its end.

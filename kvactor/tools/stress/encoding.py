@@ -4,6 +4,7 @@ for the simple routes, `SIMPLE`.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
@@ -68,11 +69,27 @@ def _listed(page: Any) -> list[list[Any]]:
 def feed_event(event: Any) -> FeedEvent:
     """Decode an event of the feed."""
     changes: Changes = {item["key"]: item.get("value") for item in event["changes"]}
-    return FeedEvent(event["revision"], changes)
+    expiries = {
+        item["key"]: _milliseconds(item["expires_at"])
+        for item in event["changes"]
+        if item.get("expires_at") is not None
+    }
+    return FeedEvent(event["revision"], changes, expiries, _milliseconds(event["time"]))
+
+
+def _milliseconds(moment: str) -> int:
+    """Return a time, given as RFC 3339 has it, in milliseconds since the epoch."""
+    return round(datetime.fromisoformat(moment).timestamp() * 1000)
 
 
 def _put(step: Step) -> Request:
-    return Request("PUT", f"/v1/kv/{step.key}", step.argument, JSON)
+    query = f"?ttl={step.ttl / 1000}" if step.ttl else ""
+    return Request("PUT", f"/v1/kv/{step.key}{query}", step.argument, JSON)
+
+
+def _put_in_batch(step: Step) -> dict[str, Any]:
+    put = {"op": "put", "key": step.key, "value": step.argument}
+    return put | ({"ttl": step.ttl / 1000} if step.ttl else {})
 
 
 def _cas(step: Step) -> Request:
@@ -122,7 +139,7 @@ SIMPLE: Final[dict[str, Encoding]] = {
 
 #: Of a batch's operations: their JSON, and what is decoded from the JSON of their results.
 _OPERATIONS: Final[dict[str, tuple[Callable[[Step], dict[str, Any]], Callable[[Any], Any]]]] = {
-    "put": (lambda step: {"op": "put", "key": step.key, "value": step.argument}, lambda _: None),
+    "put": (_put_in_batch, lambda _: None),
     "get": (
         lambda step: {"op": "get", "key": step.key},
         lambda item: None if item is None else [item["value"], item["revision"]],

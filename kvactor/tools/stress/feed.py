@@ -67,8 +67,8 @@ class Reader:
         page = msgspec.json.decode((await self._ask(f"/v1/changes?{query}")).body)
         return [feed_event(event) for event in page["revisions"]], page["since"]
 
-    async def keys(self) -> list[Item]:
-        """Return all keys and values."""
+    async def keys(self) -> tuple[list[Item], int]:
+        """Return all keys and values, and the time of the last response (0: it does not say)."""
         found: list[Item] = []
         cursor = ""
         while True:
@@ -76,7 +76,7 @@ class Reader:
             found += items(response)
             following = msgspec.json.decode(response.body)["cursor"]
             if following is None:
-                return found
+                return found, response.time
             cursor = f"&cursor={following}"
 
     async def clear(self) -> None:
@@ -105,7 +105,7 @@ async def complete(reader: Reader, history: History) -> None:
     while history.revision < newest:
         events, history.revision = await reader.changes(history.revision)
         history.feed += events
-    history.final = await reader.keys()
+    history.final, history.time = await reader.keys()
     again: list[FeedEvent] = []
     since = max(0, history.feed[0].revision - 1) if history.feed else newest
     while since < newest:
@@ -114,7 +114,8 @@ async def complete(reader: Reader, history: History) -> None:
         except Behind:
             again, since = [], min(newest, since + PAGE)
             continue
-        again += events
+        # Keys may have expired meanwhile.
+        again += [event for event in events if event.revision <= history.revision]
     history.followers.append(again)
 
 

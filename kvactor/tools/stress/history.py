@@ -19,6 +19,10 @@ class Step(msgspec.Struct, array_like=True, frozen=True, gc=False):
     key: str = ""
     argument: Any = None
     result: Any = None
+    #: of a put: milliseconds after which the key expires; 0: never
+    ttl: int = 0
+    #: inside a transaction: when it was decided, as `Operation.time`
+    time: int = 0
 
 
 #: Jepsen's outcomes, and a fourth one for transactions.
@@ -33,7 +37,9 @@ class Operation(msgspec.Struct, gc=False):
     """What one client did. Of its steps the first `told` have a result.
 
     It happened between `began` and `ended` (for a transaction: while it was committed, or while its
-    last step was done); `took` is all the time that it took. `error` is why it did not happen.
+    last step was done); `took` is all the time that it took. `error` is why it did not happen. `time`
+    is when the server decided its response, by the server's clock in milliseconds since the epoch; 0:
+    unknown.
     """
 
     kind: str
@@ -46,6 +52,7 @@ class Operation(msgspec.Struct, gc=False):
     steps: list[Step] = []
     told: int = 0
     error: str = ""
+    time: int = 0
 
     @property
     def writes(self) -> bool:
@@ -79,6 +86,10 @@ class FeedEvent(msgspec.Struct, array_like=True, gc=False):
 
     revision: int
     changes: Changes
+    #: of its keys that expire, when: by the server's clock in milliseconds since the epoch
+    expiries: dict[str, int] = {}
+    #: when it was made, likewise; 0: unknown
+    time: int = 0
 
 
 class History(msgspec.Struct):
@@ -86,7 +97,8 @@ class History(msgspec.Struct):
 
     `prefix` begins all keys; nobody else writes such keys, and none was there at the beginning.
     `feed` are the revisions that changed them, as the server tells them in the end, `final` the keys
-    that are there then. `followers` were told the same, each from somewhere on, while it happened.
+    that are there then, at `time` or before (by the server's clock; 0: unknown). `followers` were told
+    the same, each from somewhere on, while it happened.
     """
 
     prefix: str
@@ -95,6 +107,7 @@ class History(msgspec.Struct):
     followers: list[list[FeedEvent]] = []
     final: list[Item] = []
     revision: int = 0
+    time: int = 0
 
     def save(self, path: Path) -> None:
         """Write it to a file."""
@@ -114,13 +127,14 @@ def lines(operations: list[Operation]) -> Iterator[str]:
     for one in sorted(operations, key=lambda one: one.began):
         told = "".join(
             f" {step.what}({', '.join(map(_short, [step.key, step.argument]))})"
+            + (f" for {step.ttl} ms" if step.ttl else "")
             + (f"={_short(step.result)}" if index < one.told else "")
             for index, step in enumerate(one.steps)
         )
         until = "          ..." if one.outcome == "info" else f"{one.ended - start:13.6f}"
         yield (
             f"{one.began - start:10.6f} {until}  client {one.client:<3} {one.kind:<14} {one.outcome:<8}"
-            f" at {one.revision or '-':<8}{told}"
+            f" at {one.revision or '-':<8}{f'@{one.time}' if one.time else ''}{told}"
         )
 
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-import msgspec
-
 from kvactor.tools.http import Closed
 from kvactor.tools.stress import encoding
 from kvactor.tools.stress.clients import RETRY_DELAY, Client, Program
@@ -36,7 +34,7 @@ async def get(client: Client) -> None:
 
 async def put(client: Client) -> None:
     """Write a key."""
-    await _one(client, Step("put", client.key(), client.value()))
+    await _one(client, client.put())
 
 
 async def cas(client: Client) -> None:
@@ -71,7 +69,7 @@ async def batch(client: Client) -> None:
 
 async def idempotent_put(client: Client) -> None:
     """Write a key with an idempotency key, as often as it takes to get an response."""
-    step = Step("put", client.key(), client.value())
+    step = client.put()
     method, target, body, headers = V1["put"].request(step)
     again = {**headers, "Idempotency-Key": f"{client.workload.history.prefix}{step.argument}"}
     lost = False
@@ -86,7 +84,10 @@ async def idempotent_put(client: Client) -> None:
             if response.ok:
                 client.ok(one, response, [resulting(step, V1["put"].result(response))])
                 # Told again later, it is still of the revision that it was.
-                one.revision = msgspec.json.decode(response.body)["revision"]
+                one.revision = response.json()["revision"]
+                if lost:
+                    # The response may be a repetition, and the time is not that of the write.
+                    one.time = 0
             elif response.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 if lost:
                     # A refusal says nothing of the tries before it.

@@ -46,6 +46,7 @@ class Plan(msgspec.Struct, frozen=True):
     seed: int
     keys: int
     hot: bool
+    ttl: int
     faults: tuple[str, ...] = ()
 
 
@@ -82,6 +83,7 @@ async def run(plan: Plan, history: History) -> Outcome:
             history,
             plan.keys,
             plan.hot,
+            plan.ttl / 100,
             plan.operations,
             time.monotonic,  # uvloop counts in milliseconds
         )

@@ -99,7 +99,8 @@ async def _see(
         response = _alive(await client.ask(encoding.batch([step]), transaction))
         [step] = encoding.batched([step], response)
     elif step.what in V1:
-        routes = SIMPLE if client.random.randrange(2) else V1
+        # A simple route knows no TTL.
+        routes = SIMPLE if client.random.randrange(2) and not step.ttl else V1
         how = routes.get(step.what, V1[step.what])
         response = _alive(await client.ask(how.request(step), transaction))
         # Who only writes has read nothing, and is told nothing.
@@ -108,8 +109,9 @@ async def _see(
         response = _alive(
             await client.ask(Request("POST", f"/v1/transactions/{transaction}/{step.what}"))
         )
-    one.steps.append(step)
+    one.steps.append(msgspec.structs.replace(step, time=response.time))
     one.outcome, one.told, one.revision = "observed", len(one.steps), response.revision
+    one.time = response.time
     one.began, one.ended = began, client.now()
 
 
@@ -124,12 +126,13 @@ async def _commit(client: Client, one: Operation, transaction: str) -> None:
             client.workload.retries += 1
     if response.ok and not lost:
         one.outcome, one.revision, one.began = "ok", response.revision, began
+        one.time = response.time
         one.ended = client.now()
     elif response.status != HTTPStatus.CONFLICT and (
         lost or response.status == HTTPStatus.INTERNAL_SERVER_ERROR
     ):
         # A repeated response does not say at which revision it happened, and some say nothing.
-        one.outcome, one.began, one.ended = "info", began, NEVER
+        one.outcome, one.began, one.ended, one.time = "info", began, NEVER, 0
     if not response.ok:
         one.error = response.code
 
@@ -181,7 +184,7 @@ async def _speak(client: Client, connection: AsyncConnection) -> None:
     async with client.noting("shared", written) as one:
         response = await client.ask_on(connection, Request("POST", "/commit"))
         if response.ok:
-            one.outcome, one.revision = "ok", response.revision
+            one.outcome, one.revision, one.time = "ok", response.revision, response.time
         else:
             client.not_ok(one, response)
     if one.outcome != "ok":
@@ -192,6 +195,8 @@ async def _step_in_shared(
     client: Client, connection: AsyncConnection, written: list[Step], step: Step
 ) -> None:
     """Take a step. What it reads is true of that revision, and what was written on top."""
+    # A simple route knows no TTL.
+    step = msgspec.structs.replace(step, ttl=0)
     how, began = SIMPLE[step.what], client.now()
     response = _alive(await client.ask_on(connection, how.request(step)))
     if step.what == "put":
@@ -201,6 +206,7 @@ async def _step_in_shared(
     result = resulting(step, how.result(response))
     one = Operation("shared read", client.number, "observed", began, ended, ended - began)
     one.revision, one.steps = response.revision, [*written, result]
+    one.time = response.time
     # Of what was written before nothing is told; its steps have no results.
     one.told = len(one.steps)
     client.workload.note(one)

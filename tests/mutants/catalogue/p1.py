@@ -13,27 +13,24 @@ MUTANTS: Final = (
         "The web layer reads the store itself and does not ask the owner, because a read harms nobody.",
         edits=(
             Edit(
-                "kvactor/web/seed.py",
-                "SeedRoutes.__init__",
-                find="self._body_of = bodies.read",
+                "kvactor/web/dispatcher.py",
+                "Dispatcher.ask",
+                find="return self._actor.ask(message)",
                 replace="""
-                    self._owner = actor._owner
-                    self._body_of = bodies.read
-                """,
-            ),
-            Edit(
-                "kvactor/web/seed.py",
-                "SeedRoutes.get",
-                find="name, record = self._encode(key.decode()), got.result",
-                replace="""
-                    from kvactor.messages import Answer
+                    from kvactor.core.messages import AUTOCOMMIT, Execute
+                    from kvactor.core.operations import Get
 
-                    if within(request, SHARED) is SHARED and self._owner._sessions.shared is None:
-                        owner = self._owner
-                        record = owner._store.durable.get(key, owner._access.now)
-                        got = Answer(owner.revision, record)
-                    name, record = self._encode(key.decode()), got.result
-                """,
+                    operation = message.operation if isinstance(message, Execute) else None
+                    if isinstance(operation, Get) and message.transaction is AUTOCOMMIT:
+                        import asyncio
+
+                        owner = self._actor._owner
+                        record = owner._store.durable.get(operation.key, owner._now)
+                        future = asyncio.get_running_loop().create_future()
+                        future.set_result(Answer(owner.revision, record, owner._now))
+                        return future
+                    return self._actor.ask(message)
+""",
             ),
         ),
         killed_by=("tests/test_ownership.py",),
@@ -46,8 +43,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/actor.py",
                 "StoreActor._tick",
-                find="self._post(Tick(self._owner.free_space()))",
-                replace="self._owner.drain(self._clock(), [(Tick(self._owner.free_space()), None)])",
+                find="self._post(Tick(self._free_space()))",
+                replace="self._owner.drain(self._clock(), [(Tick(self._free_space()), None)])",
             ),
         ),
         killed_by=(

@@ -76,10 +76,10 @@ MUTANTS: Final = (
         "The process ends with status 0 after a failure. Its supervisor does not start it again.",
         edits=(
             Edit(
-                "kvactor/cli.py",
-                "serve",
-                find="actor.done.exception()",
-                replace="actor.done.cancelled()",
+                "kvactor/server.py",
+                "Server.failed",
+                find="self.actor.done.exception() is not None",
+                replace="self.actor.done.cancelled()",
             ),
         ),
         killed_by=(ERRORS,),

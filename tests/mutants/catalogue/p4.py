@@ -46,7 +46,7 @@ MUTANTS: Final = (
         "A stop drops a request that came right before it.",
         edits=(
             Edit(
-                "kvactor/web/connections.py",
+                "kvactor/web/server.py",
                 "_Handler.shutdown",
                 find="await asyncio.sleep(0)",
                 replace="",
@@ -61,7 +61,7 @@ MUTANTS: Final = (
         "A stop cancels the requests that are being handled.",
         edits=(
             Edit(
-                "kvactor/web/connections.py",
+                "kvactor/web/server.py",
                 "_Handler.shutdown",
                 find="self._task_handler is not None and not self._request_in_progress",
                 replace="self._task_handler is not None",
@@ -80,7 +80,7 @@ MUTANTS: Final = (
         "reads.",
         edits=(
             Edit(
-                "kvactor/web/connections.py",
+                "kvactor/web/server.py",
                 "_Handler.shutdown",
                 find="""
                     if self._task_handler is not None and not self._request_in_progress:

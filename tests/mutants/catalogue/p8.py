@@ -28,10 +28,10 @@ MUTANTS: Final = (
         "A body has no time limit, because the keep-alive timeout seems to set one.",
         edits=(
             Edit(
-                "kvactor/web/requests.py",
-                "Bodies.read",
-                find="self._patience.limit(self._timeout)",
-                replace="self._patience.limit(None)",
+                "kvactor/web/body_reader.py",
+                "BodyReader.read",
+                find="self._deadlines.limit(self._timeout)",
+                replace="self._deadlines.limit(None)",
             ),
         ),
         killed_by=("tests/web/test_errors.py::test_a_body_that_does_not_arrive_in_time_gets_408",),
@@ -114,10 +114,10 @@ MUTANTS: Final = (
                 "kvactor/web/v1/changes.py",
                 "ChangeRoutes.changes",
                 find="""
-                    if query.wait:
-                        with self._subscribed():
-                            return await self._page(query, since, prefix)
-                """,
+                    if asked.wait:
+                        with self._subscribers.subscribed():
+                            return await self._page(exchange, asked, since, prefix)
+""",
                 replace="",
             ),
         ),

@@ -1,7 +1,7 @@
-"""What is measured, and how Prometheus is told.
+"""Metrics, and their text for Prometheus.
 
-The rule: measuring costs a few counters in memory; names, help and text are made when somebody asks.
-All durations are seconds, by a clock that only goes forward.
+The rule: measuring costs a few counters in memory; names, help and text are made for a request of
+`/metrics`. All durations are seconds, by a monotonic clock.
 """
 
 import time
@@ -30,7 +30,7 @@ SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
 class Histogram:
-    """How often a value was how large. One thread at a time may observe."""
+    """Counts values by size. One thread at a time may observe."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
 
@@ -60,7 +60,7 @@ class Histogram:
 
 
 class Metrics:
-    """What is counted while the server works."""
+    """The counters of a server."""
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
@@ -78,7 +78,7 @@ class Metrics:
         self.slow_clients_disconnected = 0
 
     def counter(self, method: str, route: str) -> Callable[[int, float], None]:
-        """Return what counts requests by their status, and the seconds that they took."""
+        """Return a function that counts a request: its status, and the seconds that it took."""
         by_status: dict[int, Histogram] = {}
 
         def count(status: int, seconds: float) -> None:
@@ -89,7 +89,7 @@ class Metrics:
         return count
 
     def text(self, report: StatusReport, revision: int, waiting: int) -> bytes:
-        """Return all in Prometheus' text format, with what the owner reports."""
+        """Return all metrics, those of the owner's report too, in Prometheus' text format."""
         gauges = {
             "revision": ("Newest durable revision.", revision),
             "keys": ("Keys stored.", report.keys),
@@ -152,7 +152,7 @@ class _Snapshot(Collector):
         self._metrics = metrics
 
     def collect(self) -> Sequence[Metric]:
-        """Return what was counted."""
+        """Return the metrics."""
         return self._metrics
 
 

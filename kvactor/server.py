@@ -112,7 +112,7 @@ class Server:
     ) -> None:
         self._storage = storage
         self._listener = listener
-        self._told = asyncio.Event()
+        self._stop_requested = asyncio.Event()
         self._closed = False
         #: what holds a stop up, for the log
         self.waiting_for = ""
@@ -145,13 +145,13 @@ class Server:
 
     def tell_to_stop(self) -> None:
         """Let `wait` return."""
-        self._told.set()
+        self._stop_requested.set()
 
     async def wait(self) -> None:
         """Return once the server is told to stop, or its actor has ended."""
-        told = asyncio.ensure_future(self._told.wait())
-        await asyncio.wait({told, self.actor.done}, return_when=asyncio.FIRST_COMPLETED)
-        told.cancel()
+        requested = asyncio.ensure_future(self._stop_requested.wait())
+        await asyncio.wait({requested, self.actor.done}, return_when=asyncio.FIRST_COMPLETED)
+        requested.cancel()
 
     async def stop(self) -> None:
         """Stop, in the order above, and return when the storage is closed. It may be called again."""

@@ -26,7 +26,7 @@ MAX_SECONDS = 365 * 24 * 3600
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be chosen. Raises nothing; see `load` for how it is filled from text."""
+    """The settings. Constructing one checks nothing; `load` fills it from text, and checks."""
 
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = (
@@ -177,7 +177,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1 << 40
 
 
-#: What msgspec says of a number that is out of bounds, and the words for it here.
+#: msgspec's sentence for a number that is out of bounds, and the words for it here.
 _BOUND = re.compile(r"Expected `\w+` (>=|>|<=) (\S+)")
 _BOUND_WORDS = {">=": "at least", ">": "more than", "<=": "at most"}
 
@@ -203,11 +203,11 @@ class Setting(msgspec.Struct, frozen=True):
 
     @property
     def metavar(self) -> str:
-        """What the flag takes."""
+        """The placeholder of the flag's value in the help."""
         return "|".join(self.choices) or {int: "N", float: "SECONDS"}.get(self.kind, "TEXT")
 
     def objection(self, text: str, error: msgspec.ValidationError) -> str:
-        """Say in plain words what is wrong with a value that msgspec has refused with `error`."""
+        """Return a plain sentence for a value that msgspec has refused with `error`."""
         if self.choices:
             return f"{self.name} is one of {', '.join(self.choices)}"
         if bound := _BOUND.match(str(error)):
@@ -238,8 +238,8 @@ def table() -> Iterator[Setting]:
 
 
 def suggestion(mistyped: str, names: Iterable[str], prefix: str) -> str:
-    """Ask for the one of `names` that was probably meant, with a space behind; empty if none is like
-    it. That all begin with `prefix` does not make them alike.
+    """Return a question for the name that is most like `mistyped`, with a space behind; empty if none
+    is like it. The common `prefix` does not count as likeness.
     """
     bare = [name.removeprefix(prefix) for name in names]
     near = get_close_matches(mistyped.removeprefix(prefix), bare, 1)

@@ -8,17 +8,21 @@ from typing import Any
 import pytest
 
 from kvactor.actor import StoreActor
-from kvactor.core.messages import Answer, Get, Set, Status
+from kvactor.core.messages import Answer, Execute, Status
+from kvactor.core.operations import Delete
+from kvactor.core.protocols import StorageFailed
 from kvactor.errors import KeyNotFound, OutcomeUnknown, Overloaded, Stopping
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
 from kvactor.storage.memory import MemoryTree
+from tests.core.builders import put
 from tests.core.harness import HeldJournal
 
 #: Seconds after which what is waited for has failed to happen.
 PATIENCE = 10
 
-PUT = Set(b"key", b"value", "text/plain")
+PUT = put(b"key")
+MISSING = Execute(Delete(b"missing", must_exist=True))
 
 
 class ListReply:
@@ -72,7 +76,7 @@ async def test_submit_gives_a_reply_that_is_no_future_its_result_or_its_error(
 ) -> None:
     stored, missing = ListReply(), ListReply()
     actor.submit(PUT, stored)
-    actor.submit(Get(b"missing"), missing)
+    actor.submit(MISSING, missing)
     assert (await actor.ask(PUT)).revision == 2
     assert [outcome.revision for outcome in stored.outcomes] == [1]
     assert [type(outcome) for outcome in missing.outcomes] == [KeyNotFound]
@@ -98,7 +102,7 @@ async def test_ask_before_the_start_raises_stopping(journal: HeldJournal) -> Non
 
 
 @pytest.mark.parametrize("holding", [False, True], ids=["at once", "held"])
-@pytest.mark.parametrize("message", [PUT, Get(b"missing")], ids=["result", "error"])
+@pytest.mark.parametrize("message", [PUT, MISSING], ids=["result", "error"])
 async def test_a_reply_that_raises_is_logged_and_neither_the_owner_nor_other_replies_fail(
     actor: StoreActor,
     journal: HeldJournal,
@@ -137,6 +141,7 @@ async def test_a_reply_that_raises_when_the_server_fails_does_not_keep_others_fr
         for reply in behind:
             actor.submit(PUT, reply)
         await asyncio.wait({actor.done})
+    assert isinstance(actor.done.exception(), StorageFailed)
     outcomes = [reply.outcomes for reply in (broken, other, *behind)]
     assert [[type(outcome) for outcome in one] for one in outcomes] == [[OutcomeUnknown]] * 4
 
@@ -179,7 +184,7 @@ async def test_when_free_space_cannot_be_read_ticks_go_on_with_what_was_known_an
 
     await actor.start()
     async with asyncio.timeout(PATIENCE):
-        await actor.ask(Set(b"key", b"value", "text/plain", ttl=1000))
+        await actor.ask(put(b"key", ttl=1000))
         await ticks()
         assert await free() == 1 << 40
         journal.error = OSError(5, "Input/output error")

@@ -29,6 +29,6 @@ def run(name: str, arguments: Sequence[str]) -> int:
             raise
         raise ToolUnavailable(
             f"'kvactor {name}' needs the package {error.name.partition('.')[0]}, which is not "
-            "installed. Install it in the environment of kvactor."
+            "installed. Install the tools' packages with: pip install 'kvactor[tools]'."
         ) from error
     return main(arguments)

@@ -179,12 +179,12 @@ def test_a_tool_behind_a_setting_is_refused(tmp_path: Path) -> None:
     assert ended.log == "kvactor: 'bench' comes first, and takes no settings of the server.\n"
 
 
-#: A command in an environment without a package that the tools need.
+#: A command in an environment without the packages of the tools.
 WITHOUT_A_PACKAGE = """
 import sys
 from kvactor.cli import main
 
-sys.modules["msgspec"] = None
+sys.modules["httptools"] = None
 sys.exit(main())
 """
 
@@ -194,8 +194,8 @@ def test_a_tool_without_a_package_that_it_needs_names_the_package(tmp_path: Path
     ended = run(tool, cwd=tmp_path, program=("-c", WITHOUT_A_PACKAGE))
     assert (ended.status, ended.out) == (2, "")
     assert ended.log == (
-        f"kvactor: 'kvactor {tool}' needs the package msgspec, which is not installed. "
-        "Install it in the environment of kvactor.\n"
+        f"kvactor: 'kvactor {tool}' needs the package httptools, which is not installed. "
+        "Install the tools' packages with: pip install 'kvactor[tools]'.\n"
     )
 
 

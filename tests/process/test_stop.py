@@ -123,7 +123,7 @@ def test_told_to_stop_while_the_disk_hangs_it_ends_at_the_deadline_and_says_what
     with Client(server) as client:
         client.send("POST", "/set", {"key": "key", "value": "value"})
         server.wait_for_log(reached(point))
-        server.tell(signal.SIGTERM)
+        server.send_signal(signal.SIGTERM)
         assert held_up(server) == "the owner: a flush or a fold is under way"
     assert list(contents(data_dir).records) == ([] if point == "flush.before" else ["key"])
 

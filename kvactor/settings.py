@@ -81,7 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             gt=0,
             le=MAX_SECONDS,
-            description="seconds after shutdown_timeout in which a stop ends, or the process ends with status 1",
+            description="seconds beyond shutdown_timeout until a stop is abandoned, with status 1",
         ),
     ] = 30.0
     max_connections: Annotated[int, Meta(ge=1, description="connections; more get 503")] = 10_000

@@ -1,4 +1,4 @@
-"""Failpoints: the table of them, how they are asked for, and that a server without them is untouched."""
+"""Failpoints: their table, how they are set, and that a server without them is untouched."""
 
 import logging
 import os

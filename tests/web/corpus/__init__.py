@@ -55,6 +55,7 @@ _READY: Final = re.compile(r"kvactor \S+ ready at http://(\S+):(\d+), ")
 #: What is another each time: a pattern, what stands for it, and whether it has another length, too.
 VARIES: Final = (
     (rb"(\r\nDate:) [^\r]+", rb"\1 {date}", False),
+    (rb"(\r\nKvactor-Time:) \d{13}", rb"\1 {milliseconds}", False),
     (rb"(\r\nServer: Python)/\S+ aiohttp/\S+", rb"\1/{version} aiohttp/{version}", False),
     (rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", rb"{time}", False),
     (rb'("version":)"\d[^"]*"', rb'\1"{version}"', True),

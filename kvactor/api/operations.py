@@ -15,8 +15,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from kvactor.api.keys import bounds
 from kvactor.api.values import BINARY, JSON, checked_type, item
-from kvactor.core.messages import (
-    AUTOCOMMIT,
+from kvactor.core.operations import (
     Delete,
     DeleteRange,
     Get,
@@ -51,9 +50,9 @@ class PutOp(Op, tag="put"):
             raise InvalidRequest("A put has either value or value_base64.")
         ttl = None if self.ttl is None else max(1, int(self.ttl * 1000))
         if self.content_type is UNSET and self.value is not UNSET:
-            return Set(self.key.encode(), bytes(self.value), JSON, AUTOCOMMIT, ttl)
+            return Set(self.key.encode(), bytes(self.value), JSON, ttl)
         content_type, value = self._value()
-        return Set(self.key.encode(), value, checked_type(content_type, value), AUTOCOMMIT, ttl)
+        return Set(self.key.encode(), value, checked_type(content_type, value), ttl)
 
     def _value(self) -> tuple[str, bytes]:
         if self.value_base64 is not UNSET:
@@ -175,11 +174,11 @@ class DeleteRangeOp(Op, tag="delete_range"):
 #: The operations that a batch takes.
 AnyOp = PutOp | GetOp | DeleteOp | IncrementOp | RangeOp | DeleteRangeOp
 
-_TO_JSON: dict[type[Operation], Callable[[Any, Any], object]] = {
+_TO_JSON: dict[type[Operation[Any]], Callable[[Any, Any], object]] = {
     kind.core: kind.to_json for kind in get_args(AnyOp)
 }
 
 
-def to_json(operation: Operation, result: Result) -> object:
+def to_json(operation: Operation[Any], result: Result) -> object:
     """Return the result of a core's operation as JSON shows it."""
     return _TO_JSON[type(operation)](operation, result)

@@ -1,12 +1,11 @@
-"""The application: routes, what they share, and the actor's life within the server's.
+"""The application: routes, and what they share. `kvactor.server` starts and stops it.
 
-The life cycle of a stop is aiohttp's (but see `server`): listeners close, bodies that are still
-arriving are given up, so is the waiting for changes, handlers get their answers, and then the actor
-flushes, folds and ends.
+In a stop, bodies that are still arriving get 503, waits for changes end, and handlers get their answers
+(`server` says what differs from aiohttp).
 """
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 
 from aiohttp import web
@@ -42,7 +41,7 @@ def new_id() -> str:
 def create_app(
     actor: StoreActor, settings: Settings, new_id: Callable[[], str] = new_id
 ) -> web.Application:
-    """Return the application that serves `actor`, and starts and stops it with itself.
+    """Return the application that serves `actor`.
 
     Raises `RuntimeError` if aiohttp runs without its parser in C.
     """
@@ -80,12 +79,6 @@ def create_app(
 
     app.on_shutdown.append(end_waits)
 
-    async def life(_: web.Application) -> AsyncIterator[None]:
-        await actor.start()
-        yield
-        await actor.stop()
-
-    app.cleanup_ctx.append(life)
     return app
 
 

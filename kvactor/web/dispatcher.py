@@ -20,7 +20,7 @@ from kvactor.errors import KvactorError, RecordDamaged
 from kvactor.web.body_reader import BodyReader
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.guard import RequestGuard
-from kvactor.web.http import CONTENT_TYPE, NO_HEADERS, REVISION, NoRoute, Request, Response
+from kvactor.web.http import CONTENT_TYPE, NO_HEADERS, REVISION, TIME, NoRoute, Request, Response
 from kvactor.web.limits import CHUNK_SIZE, SMALL, Deadlines, InFlightBudget, Lease
 from kvactor.web.routes import Endpoint, Handler, Route
 
@@ -34,19 +34,21 @@ _READS = ("GET", "HEAD")
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def to_aiohttp(response: Response) -> web.Response:
-    """Return a response as aiohttp sends it."""
+def to_aiohttp(response: Response, time: int) -> web.Response:
+    """Return a response as aiohttp sends it, judged at `time`; 0: the owner was not asked."""
     headers: dict[str, str] = {CONTENT_TYPE: response.content_type, REVISION: str(response.revision)}
+    if time:
+        headers[TIME] = str(time)
     if response.headers is not NO_HEADERS:
         headers.update(response.headers)
     return web.Response(body=response.body, status=response.status, headers=headers)
 
 
-async def _send(source: web.Request, response: Response) -> web.Response:
+async def _send(source: web.Request, response: Response, time: int) -> web.Response:
     """Send a response, and return it when its client has it, or is gone: aiohttp, which it is returned
     to, does not send it again.
     """
-    sent = to_aiohttp(response)
+    sent = to_aiohttp(response, time)
     with suppress(ConnectionError):  # aiohttp meets it again, and ends the connection
         await sent.prepare(source)
         await sent.write_eof()
@@ -157,17 +159,19 @@ class Dispatcher:
                     if large:
                         lease.check(SMALL)
                     answer = await ask(request, message)
+                    time = answer.time
                     try:
                         response = encode(request, message, answer)
                     except KvactorError as error:
-                        error.revision = answer.revision
+                        error.revision, error.time = answer.revision, time
                         raise
                     if len(response.body) > SMALL:
                         lease.acquire(len(response.body), refuse=refuse)
                 except Exception as error:  # noqa: BLE001 -- logged there, unless it is an outcome
                     response = self._error(source, error, endpoint.explain)
+                    time = response.time
                 count(response.status, clock() - began)
-                return await _send(source, response) if lease.size else to_aiohttp(response)
+                return await _send(source, response, time) if lease.size else to_aiohttp(response, time)
             finally:
                 if lease.size:
                     lease.release()
@@ -198,7 +202,8 @@ class Dispatcher:
                 except Exception as error:  # noqa: BLE001 -- logged there, unless it is an outcome
                     response = self._error(source, error, None)
                 count(response.status, clock() - began)
-                return await _send(source, response) if lease.size else to_aiohttp(response)
+                time = response.time
+                return await _send(source, response, time) if lease.size else to_aiohttp(response, time)
             finally:
                 if lease.size:
                     lease.release()

@@ -42,6 +42,7 @@ STATUS: dict[type[errors.KvactorError], HTTPStatus] = {
     errors.TooManyConnections: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.Stopping: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    errors.WritesStalled: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.OutcomeUnknown: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
@@ -64,7 +65,9 @@ def in_v1(path: str) -> bool:
 def error_response(path: str, error: errors.KvactorError, revision: int) -> Response:
     """Return an error's response, true at the error's own revision or else at `revision`."""
     at = revision if error.revision is None else error.revision
-    return status_response(path, at, STATUS[type(error)], error.code, str(error), error.details)
+    return status_response(
+        path, at, STATUS[type(error)], error.code, str(error), error.details, time=error.time or 0
+    )
 
 
 def status_response(
@@ -75,6 +78,7 @@ def status_response(
     detail: str,
     details: Mapping[str, object] = _NOTHING,
     allow: str = "",
+    time: int = 0,
 ) -> Response:
     """Return an error's response in the shape that belongs to its path; `allow` is that header, if not
     empty.
@@ -84,5 +88,5 @@ def status_response(
         headers["Retry-After"] = RETRY_AFTER
     if in_v1(path):
         problem = msgspec.structs.asdict(Problem("about:blank", status.phrase, status, code, detail))
-        return Response(revision, encode({**problem, **details}), status, PROBLEM_JSON, headers)
-    return Response(revision, encode(SimpleError(detail)), status, JSON, headers)
+        return Response(revision, encode({**problem, **details}), status, PROBLEM_JSON, headers, time)
+    return Response(revision, encode(SimpleError(detail)), status, JSON, headers, time)

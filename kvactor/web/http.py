@@ -16,7 +16,15 @@ import msgspec
 from multidict import istr
 
 from kvactor.api.values import JSON, encode
-from kvactor.core.messages import Answer, IdempotencyKey, Message, Precondition, Presence, Scope, Within
+from kvactor.core.idempotency import IdempotencyKey
+from kvactor.core.messages import (
+    Answer,
+    Message,
+    Precondition,
+    Presence,
+    Scope,
+    TransactionRef,
+)
 from kvactor.errors import InvalidKey, InvalidRequest
 
 R = TypeVar("R")
@@ -25,6 +33,7 @@ Q = TypeVar("Q", bound=msgspec.Struct)
 
 # Names of headers, hashed once.
 REVISION = istr("Kvactor-Revision")
+TIME = istr("Kvactor-Time")
 TRANSACTION = istr("Kvactor-Transaction")
 IDEMPOTENCY_KEY = istr("Idempotency-Key")
 CONTENT_TYPE = istr("Content-Type")
@@ -57,8 +66,9 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
-    """A response that was true at `revision`; `headers` are those beside Content-Type and
-    Kvactor-Revision.
+    """A response that was true at `revision`; `headers` are those beside the ones that all have.
+
+    `time` is when it was judged, in milliseconds since the epoch; 0: as its one answer says, if any.
     """
 
     revision: int
@@ -66,13 +76,18 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     status: int = 200
     content_type: str = JSON
     headers: Mapping[str, str] = NO_HEADERS
+    time: int = 0
 
 
 def json_response(
-    revision: int, body: object, status: int = 200, headers: Mapping[str, str] = NO_HEADERS
+    revision: int,
+    body: object,
+    status: int = 200,
+    headers: Mapping[str, str] = NO_HEADERS,
+    time: int = 0,
 ) -> Response:
     """Return a response whose body is JSON."""
-    return Response(revision, encode(body), status, JSON, headers)
+    return Response(revision, encode(body), status, JSON, headers, time)
 
 
 class Stream(Protocol):
@@ -144,7 +159,7 @@ def revision_in(text: str) -> int | None:
     return int(text) if len(text) <= _MAX_DIGITS and text.isascii() and text.isdigit() else None
 
 
-def transaction(request: Request, default: Scope) -> Within:
+def transaction(request: Request, default: Scope) -> TransactionRef:
     """Return the isolated transaction that the request's header names, or else `default`."""
     return request.headers.get(TRANSACTION, default)
 

@@ -228,4 +228,4 @@ def _codes(status: HTTPStatus, kinds: Iterable[type[KvactorError]]) -> Iterator[
         text = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
         yield kind.code, text.removeprefix("Is raised ")
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
-        yield INTERNAL_ERROR, "when the server has made a mistake."
+        yield INTERNAL_ERROR, "when the server has a bug."

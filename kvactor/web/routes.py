@@ -111,7 +111,12 @@ def json_spec(kind: Any, description: str = "Done", *headers: Header) -> Respons
 #: Wherever the owner is asked.
 OWNER_ERRORS: Errors = (errors.Overloaded, errors.Stopping, errors.OutcomeUnknown)
 #: Wherever something is written.
-WRITE_ERRORS: Errors = (errors.StorageFull, errors.TransactionTooLarge, errors.RecordDamaged)
+WRITE_ERRORS: Errors = (
+    errors.StorageFull,
+    errors.WritesStalled,
+    errors.TransactionTooLarge,
+    errors.RecordDamaged,
+)
 #: In a transaction.
 TRANSACTION_ERRORS: Errors = (errors.TransactionNotFound, errors.TransactionConflict)
 

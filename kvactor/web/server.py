@@ -154,7 +154,7 @@ class Connections(web.Server):
             f"{self._settings.max_connections} connections are open already. Try again later."
         )
         self._actor.metrics.errors[error.code] += 1
-        response = to_aiohttp(error_response(request.path, error, self._actor.revision))
+        response = to_aiohttp(error_response(request.path, error, self._actor.revision), 0)
         response.force_close()
         return response
 

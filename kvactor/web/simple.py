@@ -5,7 +5,7 @@ the header `Kvactor-Transaction` names an isolated one. Values are kept as the J
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET
@@ -13,8 +13,10 @@ from msgspec import UNSET
 from kvactor import errors
 from kvactor.api.simple import KeyValue, SetBody, StatusBody
 from kvactor.api.values import JSON, encode, item
-from kvactor.core.messages import SHARED, Answer, Begin, Commit, Delete, Get, Message, Rollback, Set
+from kvactor.core.messages import SHARED, Answer, Begin, Commit, Execute, Message, Rollback
+from kvactor.core.operations import Delete, Get, Set
 from kvactor.core.records import is_json, value_of
+from kvactor.web import single
 from kvactor.web.http import Request, Response, idempotency_key, json_body, key_in_path, transaction
 from kvactor.web.routes import (
     IDEMPOTENCY_KEY,
@@ -29,24 +31,28 @@ from kvactor.web.routes import (
 _set_body = msgspec.json.Decoder(SetBody)
 
 
-def parse_set(request: Request) -> Set:
+def parse_set(request: Request) -> Message[Any]:
     """POST /set {"key", "value"}."""
     body = json_body(request, _set_body)
     value = b"" if body.value is UNSET else bytes(body.value)
     if not body.key or value in {b"", b"null"}:
         raise errors.KeyAndValueRequired("Key and value are required")
-    where = transaction(request, SHARED)
-    return Set(body.key.encode(), value, JSON, where, once=idempotency_key(request))
+    operation = Set(body.key.encode(), value, JSON)
+    return single.write(operation, transaction(request, SHARED), idempotency_key(request))
 
 
-def parse_get(request: Request) -> Get:
+def parse_get(request: Request) -> Execute[bytes | None]:
     """GET /get/{key}."""
-    return Get(key_in_path(request, "/get/"), transaction(request, SHARED))
+    return Execute(Get(key_in_path(request, "/get/")), transaction(request, SHARED))
 
 
-def encode_get(request: Request, message: Get, answer: Answer[bytes]) -> Response:
-    """The key and its value."""
-    key, record = message.key, answer.result
+def encode_get(
+    request: Request, message: Execute[bytes | None], answer: Answer[bytes | None]
+) -> Response:
+    """The key and its value. Raises `KeyNotFound`."""
+    key, record = cast(Get, message.operation).key, answer.result
+    if record is None:
+        raise errors.KeyNotFound("Key not found")
     if is_json(record):
         body = b'{"key":%b,"value":%b}' % (encode(key.decode()), value_of(record))
         return Response(answer.revision, body)
@@ -54,10 +60,10 @@ def encode_get(request: Request, message: Get, answer: Answer[bytes]) -> Respons
     return Response(answer.revision, encode(KeyValue(shown.key, shown.value, shown.value_base64)))
 
 
-def parse_delete(request: Request) -> Delete:
+def parse_delete(request: Request) -> Message[Any]:
     """DELETE /delete/{key}."""
-    key = key_in_path(request, "/delete/")
-    return Delete(key, transaction(request, SHARED), once=idempotency_key(request))
+    operation = Delete(key_in_path(request, "/delete/"), must_exist=True)
+    return single.write(operation, transaction(request, SHARED), idempotency_key(request))
 
 
 def parse_begin(request: Request) -> Begin:
@@ -91,7 +97,7 @@ def routes() -> list[Route]:
         Route(
             method="POST",
             path="/set",
-            endpoint=Endpoint(parse_set, encode_status("ok")),
+            endpoint=Endpoint(parse_set, encode_status("ok"), single.explain),
             summary="Store a JSON value under a key",
             headers=(TRANSACTION, IDEMPOTENCY_KEY),
             body=Body({JSON: SetBody}),
@@ -115,7 +121,7 @@ def routes() -> list[Route]:
         Route(
             method="DELETE",
             path="/delete/{key:(?s:.+)}",
-            endpoint=Endpoint(parse_delete, encode_status("deleted")),
+            endpoint=Endpoint(parse_delete, encode_status("deleted"), single.explain),
             summary="Delete a key",
             headers=(TRANSACTION, IDEMPOTENCY_KEY),
             responses={200: json_spec(StatusBody)},
@@ -146,6 +152,6 @@ def routes() -> list[Route]:
             summary="Merge the writes since the last begin into the level above, or store them",
             headers=(TRANSACTION,),
             responses={200: json_spec(StatusBody)},
-            errors=(errors.NoTransaction, errors.StorageFull),
+            errors=(errors.NoTransaction, errors.StorageFull, errors.WritesStalled),
         ),
     ]

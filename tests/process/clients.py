@@ -1,20 +1,21 @@
-"""Requests over real connections, and streams."""
+"""Requests and streams of tests: connections of `kvactor.tools`, with the calls that tests repeat."""
 
-import http.client
 import json
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType, TracebackType
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
+from kvactor.tools import sse
+from kvactor.tools.connections import Connection, EventStream
+from kvactor.tools.http import NO_HEADERS
 from tests.process.servers import PATIENCE, Server
 
-#: How a connection ends without an answer. (A time-out is no such end: it fails the test.)
-CLOSED: Final = (ConnectionError, http.client.BadStatusLine, http.client.IncompleteRead)
+#: The error of a connection that ends without an answer. (A timeout fails the test.)
+CLOSED: Final = (ConnectionError,)
 
 
 class Answer(NamedTuple):
-    """An answer. `revision` is -1 if it names none."""
+    """An answer. `revision` is 0 if it names none."""
 
     status: int
     revision: int
@@ -25,16 +26,14 @@ class Client:
     """One keep-alive connection. Every method may raise one of `CLOSED`."""
 
     def __init__(self, server: Server) -> None:
-        self.connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE)
+        self.connection = Connection(server.host, server.port, PATIENCE)
         #: of the answer that was received last
         self.headers: Mapping[str, str] = {}
 
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.connection.close()
 
     def send(
@@ -42,98 +41,79 @@ class Client:
         method: str,
         path: str,
         body: object = None,
-        within: str | None = None,
-        headers: Mapping[str, str] = MappingProxyType({}),
+        transaction: str | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
-        """Send a request, perhaps within an isolated transaction."""
-        inside = {} if within is None else {"Kvactor-Transaction": within}
-        text = None if body is None else json.dumps(body)
-        self.connection.request(method, path, text, {**headers, **inside})
+        """Send a request, perhaps inside an isolated transaction."""
+        inside = {} if transaction is None else {"Kvactor-Transaction": transaction}
+        text = b"" if body is None else json.dumps(body).encode()
+        self.connection.send(method, path, text, {**headers, **inside})
 
     def receive(self) -> Answer:
-        """Wait for the answer to what was sent."""
-        response = self.connection.getresponse()
-        text = response.read()
-        revision = int(response.getheader("Kvactor-Revision", "-1"))
-        self.headers = dict(response.getheaders())
-        return Answer(response.status, revision, json.loads(text) if text else None)
+        """Wait for the answer to the request that was sent."""
+        response = self.connection.receive()
+        self.headers = response.headers
+        return Answer(
+            response.status, response.revision, json.loads(response.body) if response.body else None
+        )
 
     def ask(
         self,
         method: str,
         path: str,
         body: object = None,
-        within: str | None = None,
-        headers: Mapping[str, str] = MappingProxyType({}),
+        transaction: str | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> Answer:
         """Send a request, and wait for the answer."""
-        self.send(method, path, body, within, headers)
+        self.send(method, path, body, transaction, headers)
         return self.receive()
 
-    def set(self, key: str, value: object, within: str | None = None) -> Answer:
+    def set(self, key: str, value: object, transaction: str | None = None) -> Answer:
         """POST /set."""
-        return self.ask("POST", "/set", {"key": key, "value": value}, within)
+        return self.ask("POST", "/set", {"key": key, "value": value}, transaction)
 
     def get(self, key: str) -> Answer:
         """GET /get/{key}."""
         return self.ask("GET", f"/get/{quote(key)}")
 
-    def delete(self, key: str, within: str | None = None) -> Answer:
+    def delete(self, key: str, transaction: str | None = None) -> Answer:
         """DELETE /delete/{key}."""
-        return self.ask("DELETE", f"/delete/{quote(key)}", within=within)
+        return self.ask("DELETE", f"/delete/{quote(key)}", transaction=transaction)
 
     def open(self) -> str:
         """Open an isolated transaction; return its id."""
         id_: str = self.ask("POST", "/v1/transactions").body["id"]
         return id_
 
-    def commit(self, within: str) -> Answer:
+    def commit(self, transaction: str) -> Answer:
         """Commit an isolated transaction."""
-        return self.ask("POST", f"/v1/transactions/{within}/commit")
+        return self.ask("POST", f"/v1/transactions/{transaction}/commit")
 
 
 class Event(NamedTuple):
-    """One event of the feed: its id, and what its data says."""
+    """An event of the feed: its id, and its data."""
 
     id: int
     data: Any
 
 
-class Stream:
+class Stream(EventStream):
     """A connection that follows the changes after a revision. Reading may raise one of `CLOSED`."""
 
     def __init__(self, server: Server, since: int = 0) -> None:
-        self._connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE)
-        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(since)}
-        self._connection.request("GET", "/v1/changes", headers=headers)
-        self._response = self._connection.getresponse()
-        self.status = self._response.status
-        self._fields: dict[str, str] = {}
+        super().__init__(
+            server.host, server.port, target="/v1/changes", last_id=since, timeout=PATIENCE
+        )
 
-    def __enter__(self) -> "Stream":
-        return self
+    def some(self, most: int) -> list[Event]:
+        """Wait for at most so many bytes; return the events that they complete."""
+        return [_decoded(event) for event in self.read(most)]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._response.close()
-        self._connection.close()
+    def changes(self) -> Iterator[Event]:
+        """Yield events as they come."""
+        return map(_decoded, self.events())
 
-    def line(self) -> Event | None:
-        """Read a line; return the event that it ends, if it ends one."""
-        line = self._response.readline().decode()
-        if not line.endswith("\n"):
-            raise ConnectionError("the stream has ended")
-        name, _, text = line[:-1].partition(": ")
-        if line != "\n":
-            self._fields[name] = text
-            return None
-        fields, self._fields = self._fields, {}
-        return Event(int(fields["id"]), json.loads(fields["data"])) if "data" in fields else None
 
-    def events(self) -> Iterator[Event]:
-        """Yield events, as they come."""
-        while True:
-            event = self.line()
-            if event is not None:
-                yield event
+def _decoded(event: sse.Event) -> Event:
+    return Event(int(event.id), json.loads(event.data))

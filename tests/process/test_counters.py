@@ -54,13 +54,13 @@ def with_if_match(client: Client) -> int:
 
 def in_a_transaction(client: Client) -> int:
     for tries in range(1, TRIES):
-        within = client.open()
-        got = client.ask("GET", "/v1/kv/counter", within=within)
+        transaction = client.open()
+        got = client.ask("GET", "/v1/kv/counter", transaction=transaction)
         assert got.status in {200, 404}
-        put = client.set("counter", got.body + 1 if got.status == 200 else 1, within)
+        put = client.set("counter", got.body + 1 if got.status == 200 else 1, transaction)
         assert put.status in {200, 409}
         # A commit ends it, conflict or not.
-        done = client.commit(within)
+        done = client.commit(transaction)
         if done.status == 200:
             return tries
         assert done.status == 409

@@ -16,10 +16,11 @@ import pytest
 
 from kvactor.core.records import HEADER_SIZE
 from kvactor.tools.bench.preload import key, preload, value
+from kvactor.tools.processes import ServerFailed
 from tests.process.clients import CLOSED, Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
-from tests.process.servers import PATIENCE, NotReady, Server, environment, refusal
+from tests.process.servers import PATIENCE, Server, environment, refusal
 from tests.sizes import size
 
 #: Where in a record a bit is flipped: what is there, and its offset.
@@ -116,10 +117,10 @@ def test_files_that_are_no_longer_lmdbs_are_a_refusal_to_start(tmp_path: Path, d
     assert "cannot be read" in refusal(tmp_path, data_dir)
 
 
-def started(start: Start) -> Server | NotReady:
+def started(start: Start) -> Server | ServerFailed:
     try:
         return start()
-    except NotReady as refusal:
+    except ServerFailed as refusal:
         return refusal
 
 
@@ -135,7 +136,7 @@ def test_a_file_that_is_cut_short_is_an_error_and_neither_a_crash_nor_a_wrong_va
     os.truncate(file, file.stat().st_size // 2)
 
     again = started(start)
-    if isinstance(again, NotReady):
+    if isinstance(again, ServerFailed):
         assert again.status == 1
         assert re.fullmatch(r"kvactor: .+\n", again.log)
         return

@@ -65,10 +65,10 @@ def test_a_write_whose_flush_fails_is_not_acknowledged_and_the_process_ends(
 def test_a_commit_whose_flush_fails_has_the_code_outcome_unknown(start: Start, data_dir: Path) -> None:
     server = start(environ=armed("flush.after=error"))
     with Client(server) as client:
-        within = client.open()
-        client.set("one", 1, within)
-        client.set("two", 2, within)
-        answer = client.commit(within)
+        transaction = client.open()
+        client.set("one", 1, transaction)
+        client.set("two", 2, transaction)
+        answer = client.commit(transaction)
         assert (answer.status, answer.body["code"]) == (500, "outcome_unknown")
     assert server.wait() == 1
     assert set(contents(data_dir).records) == {"one", "two"}, "it may have been done, and here it was"

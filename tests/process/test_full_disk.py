@@ -34,8 +34,8 @@ def test_with_little_free_space_writes_are_refused_and_reads_go_on(
         assert [answer.status for answer in refused] == [507] * 3
         assert all(list(answer.body) == ["error"] for answer in refused)
         assert client.get(key(0)).body == {"key": key(0), "value": json.loads(value(0))}
-        within = client.open()
-        assert client.set(key(0), "new", within).status == 507
+        transaction = client.open()
+        assert client.set(key(0), "new", transaction).status == 507
     assert server.stop() == 0
     assert contents(data_dir).revision == 1
 

@@ -60,11 +60,11 @@ def leave_transactions_open(server: Server) -> None:
     nested one back in either.
     """
     with Client(server) as client:
-        within = client.open()
-        assert client.set("uncommitted in isolation", 1, within).status == 200
-        nested = f"/v1/transactions/{within}"
+        transaction = client.open()
+        assert client.set("uncommitted in isolation", 1, transaction).status == 200
+        nested = f"/v1/transactions/{transaction}"
         assert client.ask("POST", f"{nested}/begin").status == 200
-        assert client.set("rolled back in isolation", 1, within).status == 200
+        assert client.set("rolled back in isolation", 1, transaction).status == 200
         assert client.ask("POST", f"{nested}/rollback").status == 200
         assert client.ask("POST", "/begin").status == 200
         assert client.set("uncommitted", 1).status == 200
@@ -150,7 +150,7 @@ def test_nobody_is_answered_and_nothing_seen_before_the_flush_has_ended(
         deleter.send("DELETE", "/delete/key")
         until(lambda: reader.ask("GET", "/v1/status").body["storage"]["staged"] == 2, "the deletion")
         assert reader.get("key").status == 404
-        unanswered = select.select([writer.connection.sock, deleter.connection.sock], [], [], 0)
+        unanswered = select.select([writer.connection.socket, deleter.connection.socket], [], [], 0)
         assert unanswered == ([], [], [])
         server.kill()
         for client in (writer, deleter):

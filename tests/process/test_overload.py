@@ -6,8 +6,9 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from http.client import HTTPConnection
 
+from kvactor.tools.connections import AsyncConnection
+from kvactor.tools.http import Response
 from tests.process.clients import Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
@@ -41,32 +42,25 @@ class Crowd:
             await asyncio.gather(*(self._work(number, deadline) for number in range(CLIENTS)))
 
     async def _work(self, client: int, deadline: float) -> None:
-        reader, writer = await asyncio.open_connection(self._server.host, self._server.port)
+        loop = asyncio.get_running_loop()
+        where = self._server.host, self._server.port
+        _, connection = await loop.create_connection(AsyncConnection, *where)
         number = 0
-        while asyncio.get_running_loop().time() < deadline:
+        while loop.time() < deadline:
             number += 1
             key = f"{client}-{number % 10}"
-            body = f'{{"key": "{key}", "value": {number}}}'
-            if await self._ask(reader, writer, f"POST /set HTTP/1.1\r\n{_LENGTH}{len(body)}", body):
+            body = f'{{"key": "{key}", "value": {number}}}'.encode()
+            if self._count(await connection.request("POST", "/set", body)):
                 self.told[key] = number
-            await self._ask(reader, writer, f"GET /get/{key} HTTP/1.1", "")
-        writer.close()
-        await writer.wait_closed()
+            self._count(await connection.request("GET", f"/get/{key}"))
+        connection.close()
 
-    async def _ask(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: str, body: str
-    ) -> bool:
-        writer.write(f"{head}\r\nHost: localhost\r\n\r\n{body}".encode())
-        answer = (await reader.readuntil(b"\r\n\r\n")).decode()
-        status = int(answer.split()[1])
-        self.statuses[status] += 1
-        if (status == 503) != ("\r\nRetry-After: 1\r\n" in answer) or status not in {200, 404, 503}:
-            self.wrong.append(answer)
-        await reader.readexactly(int(answer.partition(_LENGTH)[2].partition("\r")[0]))
-        return status == 200
-
-
-_LENGTH = "Content-Length: "
+    def _count(self, response: Response) -> bool:
+        self.statuses[response.status] += 1
+        retry = response.headers.get("Retry-After") == "1"
+        if (response.status == 503) != retry or response.status not in {200, 404, 503}:
+            self.wrong.append(f"{response.status} {response.headers} {response.body!r}")
+        return response.ok
 
 
 def test_more_clients_than_the_mailbox_holds_get_answers_or_503_and_nothing_grows(
@@ -116,12 +110,10 @@ def test_with_few_files_there_are_fewer_connections_and_one_more_is_told_so(star
         served = [clients.enter_context(Client(server)) for _ in range(10)]
         for client in served:
             assert client.set("key", 1).status == 200
-        refused = HTTPConnection(server.host, server.port, timeout=PATIENCE)
-        clients.callback(refused.close)
-        refused.request("GET", "/healthz")
-        answer = refused.getresponse()
-        assert (answer.status, answer.getheader("Connection")) == (503, "close")
-        assert answer.getheader("Retry-After") == "1"
+        refused = clients.enter_context(Client(server))
+        assert refused.ask("GET", "/healthz").status == 503
+        assert refused.headers["Connection"] == "close"
+        assert refused.headers["Retry-After"] == "1"
         assert served[-1].set("still", "served").status == 200
 
     def room() -> bool:

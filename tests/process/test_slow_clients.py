@@ -116,8 +116,7 @@ def crowd(server: Server) -> Iterator[Tell]:
 def metric(server: Server, name: str) -> float:
     """Return what /metrics says of `name`."""
     with Client(server) as client:
-        client.send("GET", "/metrics")
-        lines = client.connection.getresponse().read().decode().splitlines()
+        lines = client.connection.request("GET", "/metrics").body.decode().splitlines()
     return float(next(line.rpartition(" ")[2] for line in lines if line.startswith(f"{name} ")))
 
 

@@ -14,6 +14,7 @@ from tests.process.clients import CLOSED, Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.failpoints import HOLD, armed
+from tests.process.servers import Server
 from tests.process.writers import Load, check
 from tests.sizes import size
 
@@ -30,7 +31,7 @@ def test_told_to_stop_under_load_it_answers_or_closes_and_loses_nothing_acknowle
         server = start()
         with Load(server, f"stop{number}", 16, transactional=number % 3 == 1) as load:
             load.wait_for(random.randrange(100))
-            server.tell(SIGNALS[number % 2])
+            server.send_signal(SIGNALS[number % 2])
             assert server.wait() == 0
             load.wait_for_close()
         assert load.statuses <= {200, 201, 503}
@@ -59,12 +60,12 @@ def test_a_write_that_is_being_flushed_or_folded_when_told_to_stop_is_answered_a
 
 def begin_upload(client: Client) -> None:
     """Send a request, but for the end of its body, and return when its handler waits for that."""
-    client.connection.putrequest("POST", "/set")
-    client.connection.putheader("Content-Length", "100")
-    client.connection.putheader("Expect", "100-continue")
-    client.connection.endheaders(b'{"key": ')
-    # The server says "100 Continue" when it begins to read. Only looked at: http.client skips it.
-    assert client.connection.sock.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 100"
+    head = (
+        "POST /set HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+    )
+    client.connection.send_raw(f'{head}{{"key": '.encode())
+    # The server says "100 Continue" when it begins to read. Only looked at: the client skips it.
+    assert client.connection.socket.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 100"
 
 
 def test_told_to_stop_while_a_body_arrives_it_does_not_wait_for_the_rest(
@@ -74,7 +75,7 @@ def test_told_to_stop_while_a_body_arrives_it_does_not_wait_for_the_rest(
     server = start("--shutdown-timeout", "600", "--body-timeout", "600")
     with Client(server) as client:
         begin_upload(client)
-        server.tell(signal.SIGTERM)
+        server.send_signal(signal.SIGTERM)
         status, _, body = client.receive()
         assert (status, body) == (503, {"error": "The server is shutting down. Nothing was done."})
         assert server.wait() == 0
@@ -89,14 +90,56 @@ def test_a_second_signal_ends_at_once_a_server_that_cannot_finish(
     with Client(server) as client:
         client.send("POST", "/set", {"key": "key", "value": "value"})
         server.wait_for_log(reached("flush.written"))
-        server.tell(number)
+        server.send_signal(number)
         server.wait_for_log(f"{number.name}: finishing what was accepted")
-        server.tell(number)
+        server.send_signal(number)
         assert server.wait() == 128 + number
         with pytest.raises(CLOSED):
             client.receive()
     assert "ending at once" in server.log
     assert contents(data_dir).records == {}
+
+
+def held_up(server: Server) -> str:
+    """Expect that a server ends by its deadline; return what has held it up, by its log."""
+    assert server.wait() == 1
+    *_, last = server.log.splitlines()
+    found = re.search(
+        r"CRITICAL kvactor\.cli: the stop has not finished after 0\.3 seconds, (.+)", last
+    )
+    assert found, server.log
+    return found[1].removeprefix("the process ends at once; it waited for ")
+
+
+#: A stop that is held up for no longer than the deadline.
+IMPATIENT = ("--shutdown-timeout", "0.1", "--exit-timeout", "0.2")
+
+
+@pytest.mark.parametrize("point", ["flush.before", "fold.before"])
+def test_told_to_stop_while_the_disk_hangs_it_ends_at_the_deadline_and_says_what_holds_it_up(
+    start: Start, data_dir: Path, point: str
+) -> None:
+    server = start("--memtable-size", "1", *IMPATIENT, environ=armed(f"{point}={HOLD}"))
+    with Client(server) as client:
+        client.send("POST", "/set", {"key": "key", "value": "value"})
+        server.wait_for_log(reached(point))
+        server.send_signal(signal.SIGTERM)
+        assert held_up(server) == "the owner: a flush or a fold is under way"
+    assert list(contents(data_dir).records) == ([] if point == "flush.before" else ["key"])
+
+
+def test_a_failed_flush_beside_a_fold_that_hangs_ends_the_process_at_the_deadline(
+    start: Start, data_dir: Path
+) -> None:
+    points = armed(f"fold.written={HOLD}", "flush.before=error@2")
+    server = start("--memtable-size", "1", *IMPATIENT, environ=points)
+    with Client(server) as client:
+        assert client.set("key", "value").status == 200
+        server.wait_for_log(reached("fold.written"))
+        assert client.set("lost", "value").status == 500
+        # The loop's thread waits for that of the tree.
+        assert held_up(server) == "the storage: a flush or a fold is under way"
+    assert list(contents(data_dir).records) == ["key"]
 
 
 #: A server that is told to stop as soon as its ready line can be read.
@@ -125,8 +168,8 @@ def test_an_open_transaction_is_rolled_back_by_a_stop(start: Start, data_dir: Pa
         for _ in range(2):
             assert client.ask("POST", "/begin").status == 200
         assert client.set("uncommitted", 1).status == 200
-        within = client.open()
-        assert client.set("uncommitted in isolation", 1, within).status == 200
+        transaction = client.open()
+        assert client.set("uncommitted in isolation", 1, transaction).status == 200
     assert server.stop() == 0
     assert contents(data_dir) == ({}, 0, 0)
     (warning,) = re.findall("WARNING.*", server.log)

@@ -1,6 +1,4 @@
-"""scripts/stress, as its users run it: against servers of its own, that things befall, and against
-theirs.
-"""
+"""scripts/stress, as its users run it: against servers of its own, with faults, and against theirs."""
 
 import os
 import re
@@ -67,9 +65,9 @@ def test_a_server_that_is_killed_again_and_again_under_stress_loses_nothing_ackn
         cwd=tmp_path,
     )
     verdict = passed(ended)
-    [(kills, within)] = re.findall(r"killed (\d+) times, (\d+) of them", ended.out)
+    [(kills, mid_write)] = re.findall(r"killed (\d+) times, (\d+) of them", ended.out)
     assert int(kills) >= min(20, operations // 1000)
-    figure(f"stress, killed {kills} times, {within} of them between two steps of a write: {verdict}")
+    figure(f"stress, killed {kills} times, {mid_write} of them between two steps of a write: {verdict}")
 
 
 def test_a_server_that_is_stopped_for_a_while_and_has_a_slow_disk_passes(tmp_path: Path) -> None:
@@ -97,7 +95,7 @@ def test_a_judge_that_tries_every_order_and_knows_no_revisions_agrees(
     start: Start, tmp_path: Path
 ) -> None:
     server = start()
-    few = ("--clients", "4", "--operations", "16", "--keys", "3", "--followers", "0")
+    few = ("--ttl", "0", "--clients", "4", "--operations", "16", "--keys", "3", "--followers", "0")
     for seed in range(6):
         address = f"http://{server.host}:{server.port}"
         passed(stress(address, *few, "--seed", str(seed), "--save", "history", cwd=tmp_path))
@@ -165,7 +163,7 @@ def test_that_the_server_ends_by_itself_is_a_violation_and_its_log_is_shown(tmp_
         (["--mix", "put"], "a mix is like"),
         (["--faults", "kill,fire"], "no such fault: fire"),
         (["localhost"], "a server's URL is like http://127.0.0.1:5000"),
-        (["http://127.0.0.1:1", "--faults", "kill"], "--faults befall a server of its own only"),
+        (["http://127.0.0.1:1", "--faults", "kill"], "--faults are for a server of its own only"),
         (["--clients", "0"], "must be 1 or more"),
     ],
 )

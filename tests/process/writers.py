@@ -87,18 +87,18 @@ class Writer(Thread):
             opened = client.ask("POST", "/v1/transactions")
             if not self._noted(opened, 201):
                 return
-            within: str = opened.body["id"]
+            transaction: str = opened.body["id"]
             for key, value in changes.items():
-                if not self._noted(self._change(client, key, value, within), 200):
+                if not self._noted(self._change(client, key, value, transaction), 200):
                     return
-            self._settle(changes, lambda: client.commit(within))
+            self._settle(changes, lambda: client.commit(transaction))
         else:
             [(key, value)] = changes.items()
             self._settle(changes, lambda: self._change(client, key, value, None))
 
     @staticmethod
-    def _change(client: Client, key: str, value: str | None, within: str | None) -> Answer:
-        return client.delete(key, within) if value is None else client.set(key, value, within)
+    def _change(client: Client, key: str, value: str | None, transaction: str | None) -> Answer:
+        return client.delete(key, transaction) if value is None else client.set(key, value, transaction)
 
     def _noted(self, answer: Answer, good: int) -> bool:
         self.statuses[answer.status] += 1

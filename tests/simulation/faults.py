@@ -21,11 +21,17 @@ PLENTY: Final = 1 << 50
 
 
 class Faults:
-    """Interrupts a world at some steps, at first within the first `horizon`."""
+    """Interrupts a world at some steps, at first within the first `horizon`.
 
-    def __init__(self, world: World, random: Random, number: int, horizon: int) -> None:
+    Unless `backwards`, the clock is never set back.
+    """
+
+    def __init__(
+        self, world: World, random: Random, number: int, horizon: int, *, backwards: bool = True
+    ) -> None:
         self._world = world
         self._random = random
+        self._jumps = [jump for jump in JUMPS if jump > 0 or backwards]
         kinds = random.choices(list(KINDS), list(KINDS.values()), k=number)
         steps = sorted(random.randrange(1, horizon) for _ in kinds)
         self._plan = list(zip(steps, kinds, strict=True))
@@ -106,7 +112,7 @@ class Faults:
 
     def jump(self) -> str | None:
         """Set the wall clock."""
-        by = self._random.choice(JUMPS)
+        by = self._random.choice(self._jumps)
         self._world.offset += by
         return f"the clock jumps by {by} ms"
 

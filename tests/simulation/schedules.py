@@ -10,13 +10,13 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 
 from kvactor.core import records
-from kvactor.core.records import HIDDEN
+from kvactor.core.records import HIDDEN, NEVER, Record
 from kvactor.settings import Settings
+from kvactor.tools.connections import AsyncConnection, AsyncEventStream
 from kvactor.tools.stress.checker import check
-from kvactor.tools.stress.client import Connection, Stream
-from kvactor.tools.stress.clients import Client, Hangs, Stage
+from kvactor.tools.stress.clients import Client, Hangs, Workload
 from kvactor.tools.stress.feed import follow
-from kvactor.tools.stress.history import History, Item, Sighting, lines
+from kvactor.tools.stress.history import FeedEvent, History, Item, lines
 from kvactor.tools.stress.programs import MIX, PROGRAMS, scan
 from tests.simulation.disk import DiskProfile
 from tests.simulation.faults import Faults
@@ -96,8 +96,10 @@ def simulate(seed: int) -> Report:
         ),
         DiskProfile(delay=random.choice((0.0001, 0.001, 0.02))),
     )
-    faults = Faults(world, random, random.choice((0, 1, 1, 2, 3, 5)), HORIZON)
-    run = _Run(world, faults, random)
+    # A server that is started with a clock set back finds alive again what had expired (README).
+    ttl = random.choice((0.0, 0.5))
+    faults = Faults(world, random, random.choice((0, 1, 1, 2, 3, 5)), HORIZON, backwards=not ttl)
+    run = _Run(world, faults, random, ttl)
     try:
         violation = run.violation()
     finally:
@@ -106,8 +108,9 @@ def simulate(seed: int) -> Report:
 
 
 class _Run:
-    def __init__(self, world: World, faults: Faults, random: Random) -> None:
+    def __init__(self, world: World, faults: Faults, random: Random, ttl: float) -> None:
         self.history = History("s")
+        self._ttl = ttl
         self._world = world
         self._faults = faults
         self._random = random
@@ -134,32 +137,38 @@ class _Run:
 
     async def _main(self) -> int:
         world, random = self._world, self._random
-        stage = Stage(
-            self._connect, self.history, random.choice((3, 10, 30)), random.random() < 0.5, OPERATIONS
+        workload = Workload(
+            self._connect,
+            self.history,
+            random.choice((3, 10, 30)),
+            random.random() < 0.5,
+            self._ttl,
+            OPERATIONS,
         )
-        world.began = lambda number: setattr(stage, "life", number)
+        world.began = lambda number: setattr(workload, "incarnation", number)
         clients = [
-            Client(number, stage, world.random(f"client {number}"), _MIX) for number in range(CLIENTS)
+            Client(number, workload, world.random(f"client {number}"), _MIX)
+            for number in range(CLIENTS)
         ]
         self.history.followers = [[] for _ in range(random.choice((0, 1)))]
         followers = [
-            world.loop.create_task(follow(self._stream, self.history.prefix, sightings, 0))
-            for sightings in self.history.followers
+            world.loop.create_task(follow(self._stream, self.history.prefix, events, 0))
+            for events in self.history.followers
         ]
         await asyncio.gather(*(client.play() for client in clients))
         self._faults.end()
         await world.settled()
-        stage.left = 1
-        await Client(CLIENTS, stage, random, {scan: 1}).play()
+        workload.left = 1
+        await Client(CLIENTS, workload, random, {scan: 1}).play()
         status = await world.stopped()
         for follower in followers:
             follower.cancel()
         return status
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> AsyncConnection:
         return await self._connected(lambda: Watched(self._world))
 
-    async def _stream(self, make: Callable[[], Stream]) -> Stream:
+    async def _stream(self, make: Callable[[], AsyncEventStream]) -> AsyncEventStream:
         return await self._connected(make)
 
     async def _connected(self, make: Callable[[], P]) -> P:
@@ -170,9 +179,19 @@ class _Run:
 
     # -- what is there in the end --
 
-    def _feed(self) -> Iterator[Sighting]:
+    def _feed(self) -> Iterator[FeedEvent]:
         for revision in self._world.disk.journal.all:
-            yield Sighting(revision.number, dict(_changes(revision.changes)))
+            changes = dict(_changes(revision.changes))
+            yield FeedEvent(
+                revision.number,
+                {key: taken and msgspec.json.decode(taken.value) for key, taken in changes.items()},
+                {
+                    key: taken.expires_at
+                    for key, taken in changes.items()
+                    if taken is not None and taken.expires_at != NEVER
+                },
+                revision.time,
+            )
 
     def _stored(self) -> Iterator[Item]:
         for key, record in self._world.disk.tree.range(self.history.prefix.encode(), None, False):
@@ -181,14 +200,13 @@ class _Run:
                 yield Item(key.decode(), msgspec.json.decode(taken.value), taken.revision)
 
 
-def _changes(changes: Any) -> Iterator[tuple[str, Any]]:
+def _changes(changes: Any) -> Iterator[tuple[str, Record | None]]:
     for key, record in changes:
         if not key.startswith(HIDDEN):
-            value = None if record is None else msgspec.json.decode(records.decode(record).value)
-            yield key.decode(), value
+            yield key.decode(), None if record is None else records.decode(record)
 
 
-class Watched(Connection):
+class Watched(AsyncConnection):
     """Insists that whatever comes was asked for."""
 
     def __init__(self, world: World) -> None:
@@ -196,6 +214,6 @@ class Watched(Connection):
         self._world = world
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None:
+        if not self._protocol.waiting:
             self._world.wrong(f"nobody has asked for {data!r}")
         super().data_received(data)

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from kvactor.settings import Settings
-from kvactor.tools.stress.client import Answer, Closed, Connection, Stream
+from kvactor.tools.connections import AsyncConnection, AsyncEventStream
+from kvactor.tools.http import Closed, Response
 from tests.simulation.faults import working
 from tests.simulation.network import QUICK, Conditions
 from tests.simulation.world import World
@@ -32,26 +33,28 @@ NOTICED: Final = 2.2
 class Talk:
     """A client that says one thing after the other."""
 
-    def __init__(self, world: World, connection: Connection) -> None:
+    def __init__(self, world: World, connection: AsyncConnection) -> None:
         self.world = world
         self._connection = connection
 
     async def say(
         self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> Answer:
-        """Send a request, and return the answer. Raises `Closed`."""
-        return await self._connection.ask(method, target, body, headers or {})
+    ) -> Response:
+        """Send a request, and return the response. Raises `Closed`."""
+        return await self._connection.request(method, target, body, headers or {})
 
     async def good(
         self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> bytes:
         """The same, for what has to be done. Raises `Closed` if it was not."""
-        answer = await self.say(method, target, body, headers)
-        if not answer.ok:
-            # A server that stops says so. Nothing else may be said here.
-            assert answer.code in ("stopping", "The server is shutting down, or not up yet."), answer
-            raise Closed(answer.code)
-        return answer.body
+        response = await self.say(method, target, body, headers)
+        if not response.ok:
+            # Nothing but a stop may refuse it.
+            assert response.code in ("stopping", "The server is shutting down, or not up yet."), (
+                response
+            )
+            raise Closed(response.code)
+        return response.body
 
     def end(self) -> None:
         self._connection.close()
@@ -61,11 +64,11 @@ async def connected(world: World) -> Talk:
     """Return a new client of the server, which is up or will be."""
     while True:
         try:
-            _, connection = await world.loop.create_connection(Connection, "127.0.0.1", 5000)
+            _, connection = await world.loop.create_connection(AsyncConnection, "127.0.0.1", 5000)
         except ConnectionRefusedError:
             await asyncio.sleep(0.01)
         else:
-            return Talk(world, cast(Connection, connection))
+            return Talk(world, cast(AsyncConnection, connection))
 
 
 async def set_a_key(talk: Talk) -> None:
@@ -135,7 +138,7 @@ async def poll_for_changes(talk: Talk) -> None:
 
 async def stream_changes(talk: Talk) -> None:
     writer = asyncio.create_task(_write_soon(talk.world))
-    stream = Stream("/v1/changes?prefix=other", 1)
+    stream = AsyncEventStream("/v1/changes?prefix=other", 1)
     try:
         transport, _ = await talk.world.loop.create_connection(lambda: stream, "127.0.0.1", 5000)
     except ConnectionRefusedError:
@@ -144,9 +147,7 @@ async def stream_changes(talk: Talk) -> None:
     # The write may be what is disturbed.
     with suppress(TimeoutError):
         async with asyncio.timeout(1):
-            while (line := await stream.lines.get()) is not None:
-                if line.startswith("data: "):
-                    break
+            await stream.receive()
     transport.close()
     await writer
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 import pytest
 
 from kvactor.settings import Settings
-from kvactor.tools.stress.client import Closed, Stream
+from kvactor.tools.connections import AsyncEventStream
+from kvactor.tools.http import Closed
 from tests.simulation.network import Conditions
 from tests.simulation.schedules import simulate
 from tests.simulation.test_cancelling import connected
@@ -62,7 +63,7 @@ async def stop_while_many_poll(world: World) -> None:
 
 async def cut_off_many_who_do_not_read(world: World) -> None:
     await (await connected(world)).good("PUT", "/v1/kv/large", bytes(2000))
-    stream = partial(Stream, "/v1/changes", 0)
+    stream = partial(AsyncEventStream, "/v1/changes", 0)
     for _ in range(MANY):
         transport, _ = await world.loop.create_connection(stream, "127.0.0.1", 5000)
         transport.pause_reading()

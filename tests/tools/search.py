@@ -11,19 +11,19 @@ import msgspec
 from sortedcontainers import SortedDict
 
 from kvactor.tools.stress.history import Changes, Operation, Step
-from kvactor.tools.stress.model import Entry, Run, State, Wrong
+from kvactor.tools.stress.model import Entry, Mismatch, Run, State
 
 
 def linearizable(operations: Sequence[Operation]) -> bool:
     """Is there an order of the operations that the model agrees with, and time? Those of which the
     outcome is unknown may be left out. Revisions that were told are not looked at.
     """
-    open_ = [one for one in operations if one.outcome != "refused"]
+    open_ = [one for one in operations if one.outcome != "fail"]
     untimed = [[_without_revisions(step) for step in one.steps] for one in open_]
     seen: set[Hashable] = set()
 
     def search(left: frozenset[int], state: dict[str, Entry]) -> bool:
-        if all(open_[number].outcome == "unknown" for number in left):
+        if all(open_[number].outcome == "info" for number in left):
             return True
         memory = (left, tuple(sorted(state.items())))
         if memory in seen:
@@ -36,7 +36,7 @@ def linearizable(operations: Sequence[Operation]) -> bool:
                 continue
             try:
                 changes = Run(_state(state)).play(untimed[number], one.told)
-            except Wrong:
+            except Mismatch:
                 continue
             if search(left - {number}, _after(state, one, changes)):
                 return True
@@ -59,7 +59,9 @@ def _state(entries: dict[str, Entry]) -> State:
 
 
 def _after(state: dict[str, Entry], one: Operation, changes: Changes) -> dict[str, Entry]:
-    if one.outcome == "seen":
+    if one.outcome == "observed":
         return state
     after = {key: entry for key, entry in state.items() if key not in changes}
-    return after | {key: (value, one.revision) for key, value in changes.items() if value is not None}
+    return after | {
+        key: (value, one.revision, 0) for key, value in changes.items() if value is not None
+    }

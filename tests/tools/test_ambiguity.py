@@ -3,13 +3,13 @@ it had been done before, is told the same revision.
 """
 
 from kvactor.tools.stress.checker import check
-from kvactor.tools.stress.history import NEVER, History, Item, Operation, Sighting, Step
+from kvactor.tools.stress.history import NEVER, FeedEvent, History, Item, Operation, Step
 
 DROP = Step("drop", "a")
-FEED = [Sighting(1, {"a": "1"}), Sighting(2, {"a": None}), Sighting(3, {"b": "2"})]
+FEED = [FeedEvent(1, {"a": "1"}), FeedEvent(2, {"a": None}), FeedEvent(3, {"b": "2"})]
 WRITES = [
-    Operation("put", 1, "done", 0, 1, 1, 1, [Step("put", "a", "1", True)], 1),
-    Operation("put", 1, "done", 9, 10, 1, 3, [Step("put", "b", "2", True)], 1),
+    Operation("put", 1, "ok", 0, 1, 1, 1, [Step("put", "a", "1", True)], 1),
+    Operation("put", 1, "ok", 9, 10, 1, 3, [Step("put", "b", "2", True)], 1),
 ]
 
 
@@ -19,22 +19,22 @@ def violation(*operations: Operation) -> str:
 
 
 def test_who_was_told_that_the_key_was_there_has_deleted_it() -> None:
-    needless = Operation("shared", 2, "done", 2, 3, 1, 2, [DROP], 0)
-    deleted = Operation("delete", 3, "done", 2, 4, 2, 2, [Step("delete", "a", None, True)], 1)
+    needless = Operation("shared", 2, "ok", 2, 3, 1, 2, [DROP], 0)
+    deleted = Operation("delete", 3, "ok", 2, 4, 2, 2, [Step("delete", "a", None, True)], 1)
     assert violation(needless, deleted) == ""
     assert violation(deleted, needless) == ""
 
 
 def test_who_began_after_somebody_had_seen_the_deletion_has_not_done_it() -> None:
-    lost = Operation("delete", 2, "unknown", 2, NEVER, 0, 0, [Step("delete", "a")], 0)
-    saw = Operation("get", 3, "done", 2, 4, 2, 2, [Step("get", "a")], 1)
-    needless = Operation("shared", 4, "done", 5, 6, 1, 2, [DROP], 0)
+    lost = Operation("delete", 2, "info", 2, NEVER, 0, 0, [Step("delete", "a")], 0)
+    saw = Operation("get", 3, "ok", 2, 4, 2, 2, [Step("get", "a")], 1)
+    needless = Operation("shared", 4, "ok", 5, 6, 1, 2, [DROP], 0)
     assert violation(saw, needless, lost) == ""
     assert "stale" in violation(saw, needless)
 
 
 def test_two_who_were_told_that_the_key_was_there_cannot_both_have_deleted_it() -> None:
     steps = [Step("delete", "a", None, True)]
-    one = Operation("delete", 2, "done", 2, 3, 1, 2, steps, 1)
-    other = Operation("delete", 3, "done", 2, 4, 2, 2, steps, 1)
+    one = Operation("delete", 2, "ok", 2, 3, 1, 2, steps, 1)
+    other = Operation("delete", 3, "ok", 2, 4, 2, 2, steps, 1)
     assert "delete(a) was told True" in violation(one, other)

@@ -9,11 +9,11 @@ import pytest
 from kvactor.tools.stress.checker import Verdict, check
 from kvactor.tools.stress.history import (
     NEVER,
+    FeedEvent,
     History,
     Item,
     Operation,
     Outcome,
-    Sighting,
     Step,
     lines,
     load,
@@ -24,7 +24,7 @@ def op(
     *steps: Step,
     at: int,
     time: tuple[float, float],
-    outcome: Outcome = "done",
+    outcome: Outcome = "ok",
     client: int = 1,
     told: int | None = None,
 ) -> Operation:
@@ -35,7 +35,7 @@ def op(
 
 
 def unknown(*steps: Step, began: float) -> Operation:
-    return op(*steps, at=0, time=(began, NEVER), outcome="unknown", told=0)
+    return op(*steps, at=0, time=(began, NEVER), outcome="info", told=0)
 
 
 def put(key: str, value: Any, result: Any = None) -> Step:
@@ -59,7 +59,7 @@ def history(
     return History(
         "",
         list(operations),
-        [Sighting(revision, changes) for revision, changes in feed.items()],
+        [FeedEvent(revision, changes) for revision, changes in feed.items()],
         final=[Item(key, *one) for key, one in there.items()],
         revision=max(feed, default=0),
     )
@@ -95,7 +95,7 @@ def test_an_unknown_outcome_may_have_happened_or_not() -> None:
 
 
 def test_of_deletions_that_nobody_was_told_of_one_is_taken_for_each_revision() -> None:
-    deletions = [unknown(Step("delete", "a"), began=2), unknown(Step("clear", "", "z"), began=2)]
+    deletions = [unknown(Step("delete", "a"), began=2), unknown(Step("delete_range", "", "z"), began=2)]
     feed: dict[int, dict[str, Any]] = {1: {"a": "1"}, 2: {"a": None}, 3: {"a": "2"}, 4: {"a": None}}
     writes = [op(put("a", "1"), at=1, time=(0, 1)), op(put("a", "2"), at=3, time=(3, 4))]
     assert check(history([*writes, *deletions], feed)).matched == 2
@@ -110,7 +110,7 @@ def test_a_transaction_may_change_nothing_in_the_end() -> None:
 
 
 def test_what_a_transaction_saw_before_it_was_refused_has_to_be_true_too() -> None:
-    seen = op(got("a", "1", 1), put("b", "x"), got("b", "x", 0), at=2, time=(3, 4), outcome="seen")
+    seen = op(got("a", "1", 1), put("b", "x"), got("b", "x", 0), at=2, time=(3, 4), outcome="observed")
     assert not check(history([*WRITES, seen], FEED)).violation
 
 
@@ -131,7 +131,7 @@ BAD: dict[str, tuple[Sequence[Operation], dict[int, dict[str, Any]], str]] = {
         "Revision 4 changed ['a'], which nobody",
     ),
     "what was rolled back is there": (
-        [*WRITES, op(put("c", "3"), at=3, time=(5, 6), outcome="seen")],
+        [*WRITES, op(put("c", "3"), at=3, time=(5, 6), outcome="observed")],
         {**FEED, 4: {"c": "3"}},
         "nobody did, or it was rolled back",
     ),
@@ -200,16 +200,16 @@ BAD: dict[str, tuple[Sequence[Operation], dict[int, dict[str, Any]], str]] = {
     ),
     "an increment is lost": (
         [
-            op(Step("add", "n", 1, 1), at=1, time=(0, 1)),
-            op(Step("add", "n", 1, 1), at=2, time=(0, 1), client=2),
+            op(Step("increment", "n", 1, 1), at=1, time=(0, 1)),
+            op(Step("increment", "n", 1, 1), at=2, time=(0, 1), client=2),
         ],
         {1: {"n": 1}, 2: {"n": 1}},
-        "add(n) was told 1 and not 2",
+        "increment(n) was told 1 and not 2",
     ),
-    "a swap is done though the key has changed": (
-        [*WRITES, op(Step("swap", "b", [1, "x"], True), at=4, time=(6, 7))],
+    "a cas is done though the key has changed": (
+        [*WRITES, op(Step("cas", "b", [1, "x"], True), at=4, time=(6, 7))],
         {**FEED, 4: {"b": "x"}},
-        "swap(b) was told True and not False",
+        "cas(b) was told True and not False",
     ),
     "the feed goes back": (WRITES[:1], {2: {"b": "2"}, 1: {"a": "1"}}, "told revision 1 behind 2"),
 }
@@ -237,7 +237,7 @@ def test_it_is_found_that_the_end_is_not_what_the_changes_lead_to() -> None:
 )
 def test_it_is_found_that_a_follower_was_told_something_else(told: list[int], sentence: str) -> None:
     one = history(WRITES, FEED)
-    one.followers.append([Sighting(number, FEED.get(number, {})) for number in told])
+    one.followers.append([FeedEvent(number, FEED.get(number, {})) for number in told])
     assert sentence in check(one).violation
 
 
@@ -246,7 +246,7 @@ def test_a_violation_is_shown_with_those_who_wrote_the_keys_meanwhile_and_nobody
     verdict = check(history([*WRITES, stale], FEED))
     assert verdict.stretch == [stale, WRITES[0], WRITES[2]]
     *_, last = lines(verdict.stretch)
-    assert 'client 9   any          done     at 3        get("a", )=["1",1]' in last
+    assert 'client 9   any            ok       at 3        get("a", )=["1",1]' in last
 
 
 def test_a_history_that_was_saved_is_judged_alike(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sortedcontainers import SortedDict
 
 from kvactor.tools.stress.checker import check
-from kvactor.tools.stress.history import NEVER, History, Item, Operation, Sighting, Step
+from kvactor.tools.stress.history import NEVER, FeedEvent, History, Item, Operation, Step
 from kvactor.tools.stress.model import Run, State
 from tests.tools.search import linearizable
 
@@ -24,7 +24,7 @@ def choose(random: Random, number: int) -> list[Step]:
         Step("get", key),
         Step("delete", key),
         Step("scan", "a", ["z", 9, False]),
-        Step("add", "n", 1),
+        Step("increment", "n", 1),
     ]
     return random.choices(steps, [4, 4, 2, 1, 1], k=random.choice([1, 1, 2, 3]))
 
@@ -42,7 +42,7 @@ def play(random: Random) -> History:
         what = random.choice(["begin", "execute", "end"])
         if what == "begin" and begun < OPERATIONS and len(running) + len(executed) < 4:
             begun += 1
-            running.append(Operation("any", begun, "done", time, 0.0, 0.0, steps=choose(random, begun)))
+            running.append(Operation("any", begun, "ok", time, 0.0, 0.0, steps=choose(random, begun)))
         elif what == "execute" and running:
             one = running.pop(random.randrange(len(running)))
             execute(one, state, history)
@@ -51,9 +51,9 @@ def play(random: Random) -> History:
             one = executed.pop(random.randrange(len(executed)))
             one.ended = time
             if random.random() < 0.15 and one.writes:
-                one.outcome, one.ended, one.told, one.revision = "unknown", NEVER, 0, 0
+                one.outcome, one.ended, one.told, one.revision = "info", NEVER, 0, 0
             history.operations.append(one)
-    history.final = [Item(key, *entry) for key, entry in state.items()]
+    history.final = [Item(key, *entry[:2]) for key, entry in state.items()]
     return history
 
 
@@ -66,12 +66,12 @@ def execute(one: Operation, state: State, history: History) -> None:
     changes = Run(state).play(one.steps, 0)
     if changes:
         history.revision += 1
-        history.feed.append(Sighting(history.revision, changes))
+        history.feed.append(FeedEvent(history.revision, changes))
     for key, value in changes.items():
         if value is None:
             del state[key]
         else:
-            state[key] = (value, history.revision)
+            state[key] = (value, history.revision, 0)
     one.steps, one.told, one.revision = told, len(told), history.revision
 
 
@@ -90,7 +90,7 @@ def falsify(random: Random, history: History) -> None:
             other_one = random.choice(history.operations)
             one.began, one.ended = other_one.began, other_one.ended
         case _:
-            one.outcome = random.choice(["done", "seen", "refused"])
+            one.outcome = random.choice(["ok", "observed", "fail"])
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -71,7 +72,8 @@ def test_the_errors_have_their_statuses_and_meanings() -> None:
 
 
 def test_the_metrics_have_their_types_and_help() -> None:
-    report = StatusReport(*[0] * len(StatusReport.__struct_fields__))
+    zeros = dict.fromkeys(StatusReport.__struct_fields__, 0)
+    report = msgspec.convert(zeros | {"stalled": False}, StatusReport)
     text = Metrics().text(report, 0, 0).decode()
     shown = {
         family.name + "_total" * (family.type == "counter"): (family.type, family.documentation)

@@ -7,29 +7,34 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from kvactor.tools import bench
 from kvactor.tools.bench.generators import Generator, find_wrk
 from kvactor.tools.bench.report import Machine, Report, Restart, as_json, as_table
-from kvactor.tools.bench.rounds import Bench, Plan, judge
+from kvactor.tools.bench.rounds import Bench, Plan, check_targets
 from kvactor.tools.bench.sameness import check_same
 from kvactor.tools.bench.servers import BenchError, serving
 from kvactor.tools.bench.workloads import FILL, SCAN, WORKLOADS, Load
+from kvactor.tools.processes import ServerFailed
 
 DEFAULT_KEYS = 10_000
 FILL_CLIENTS = 64
 FILL_SECONDS = 60
 
 
-def main() -> int:
-    """Run, print, and return the exit status: 0, 1 after errors, 2 if there is no result."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, print, and return the exit status: 0, 1 after errors, 2 if there is no result.
+
+    `arguments` are those of the command line if there are none.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    args = parse()
+    args = parse(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="kvactor-bench-", dir=args.dir) as directory:
             report = run(args, Path(directory))
-    except BenchError as error:
+    except (BenchError, ServerFailed) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     if args.json == "-":
@@ -41,7 +46,7 @@ def main() -> int:
     return 1 if report.errors else 0
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     kinds = "; ".join(f"{workload.name}: {workload.about}" for workload in WORKLOADS.values())
     purpose, _, _ = str(bench.__doc__).partition("\n")
@@ -56,9 +61,9 @@ def parse() -> argparse.Namespace:
     add("--no-pin", action="store_true", help="let server and generator run on any core")
     add("--dir", type=Path, help="where to make the temporary directory: the disk to measure")
     add("--json", metavar="FILE", help="write everything as JSON ('-': instead of the table)")
-    args = parser.parse_args()
-    if (args.keys or DEFAULT_KEYS) < max(SCAN, *args.clients or [0]):
-        parser.error(f"every client needs a key of its own, and a scan needs {SCAN:,}")
+    args = parser.parse_args(arguments)
+    if (args.keys or DEFAULT_KEYS) < max(SCAN + 1, *args.clients or [0]):
+        parser.error(f"every client needs a key of its own, and a scan needs more than {SCAN:,}")
     return args
 
 
@@ -78,21 +83,21 @@ def run(args: argparse.Namespace, directory: Path) -> Report:
         preload(data, plan.keys)
     with serving("kvactor", kvactor_command, server_core) as kvactor:
         if not args.keys:
-            fill(kvactor.host, generator, plan.keys)
+            fill(kvactor.address, generator, plan.keys)
     with (
         serving("kvactor", kvactor_command, server_core) as kvactor,
         serving("bare", ["kvactor.tools.bench.bare"], server_core) as bare,
     ):
         before = kvactor.memory()
-        check_same(kvactor.host, bare.host)
+        check_same(kvactor.address, bare.address)
         both = Bench(kvactor, bare, generator)
         cells = []
         for workload, clients in wanted:
             _progress(f"{workload.name}, {clients} clients")
             cells.append(both.measure(workload, clients, plan))
-        restart = Restart(plan.keys, kvactor.ready_ms, before, kvactor.memory())
+        restart = Restart(plan.keys, kvactor.ready_after * 1e3, before, kvactor.memory())
     machine = Machine(len(allowed), pin, fsync_us(directory))
-    return Report(machine, plan, restart, cells, judge(cells))
+    return Report(machine, plan, restart, cells, check_targets(cells))
 
 
 def preload(data: Path, keys: int) -> None:

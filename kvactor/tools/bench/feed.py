@@ -6,9 +6,10 @@ from typing import Final, cast
 
 from kvactor.tools.bench.counts import Run
 from kvactor.tools.bench.workloads import FOLLOW, STAMP_SIZE
+from kvactor.tools.http import ClientProtocol
+from kvactor.tools.sse import EventParser
 
-_END: Final = b"\n\n"
-_STAMP: Final = b'"value":"'
+_STAMP: Final = '"value":"'
 
 
 class Subscriber(asyncio.Protocol):
@@ -21,22 +22,25 @@ class Subscriber(asyncio.Protocol):
         self.ready = asyncio.get_running_loop().create_future()
         self._host = host
         self._run = run
-        self._rest = b""
+        self._protocol = ClientProtocol()
+        self._parser = EventParser()
         self._closing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask."""
         self._transport = cast(asyncio.Transport, transport)
+        self._protocol.expect()
         self._transport.write(FOLLOW.format(self._host).encode())
 
     def data_received(self, data: bytes) -> None:
         """Count the events that have arrived whole."""
         now = time.perf_counter()
-        whole, end, self._rest = (self._rest + data).rpartition(_END)
-        if end and not self.ready.done():
+        self._protocol.receive(data)
+        if self._protocol.head is not None and not self.ready.done():
             self.ready.set_result(None)
-        for event in whole.split(_STAMP)[1:]:
-            self._run.count(int(event[:STAMP_SIZE]) / 1e9, now)
+        for event in self._parser.feed(self._protocol.read()):
+            stamp = event.data.partition(_STAMP)[2][:STAMP_SIZE]
+            self._run.count(int(stamp) / 1e9, now)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """A stream that the server ends is an error."""

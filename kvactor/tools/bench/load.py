@@ -30,6 +30,7 @@ from kvactor.tools.bench.workloads import (
     Script,
     transaction,
 )
+from kvactor.tools.http import ClientProtocol
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
@@ -48,7 +49,7 @@ class Client(asyncio.Protocol):
         self.done = asyncio.get_running_loop().create_future()
         self._run = run
         self._script = script
-        self._received = b""
+        self._protocol = ClientProtocol()
         self._sent = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -60,17 +61,15 @@ class Client(asyncio.Protocol):
         self._advance(None)
 
     def data_received(self, data: bytes) -> None:
-        """Count a whole answer, and go on with the script."""
-        self._received += data
-        answer = split(self._received)
-        if answer is None:
+        """Count a whole response, and go on with the script."""
+        self._protocol.receive(data)
+        response = self._protocol.response()
+        if response is None:
             return
         now = time.perf_counter()
-        self._received = b""
-        ok, body = answer
-        self._run.errors += not ok
+        self._run.errors += not response.ok
         self._run.count(self._sent, now)
-        self._advance(body if ok else None)
+        self._advance(response.body if response.ok else None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """A script that did not reach its end is an error, and its client is out."""
@@ -85,24 +84,9 @@ class Client(asyncio.Protocol):
             self.done.set_result(None)
             self._transport.close()
             return
+        self._protocol.expect()
         self._sent = time.perf_counter()
         self._transport.write(request)
-
-
-def split(received: bytes) -> tuple[bool, bytes] | None:
-    """Return whether an answer is a success, and its body; None if it is not all there.
-
-    Answers must carry a Content-Length: those of this benchmark do.
-    """
-    end = received.find(b"\r\n\r\n")
-    if end < 0:
-        return None
-    head = received[:end].lower()
-    length = int(head.split(b"\r\ncontent-length:", 1)[1].split(b"\r\n", 1)[0])
-    body = received[end + 4 :]
-    if len(body) < length:
-        return None
-    return head[9:10] == b"2", body
 
 
 class Drawn:

@@ -122,7 +122,7 @@ class Bench(msgspec.Struct, frozen=True):
 
     def _turn(self, server: Server, load: Load) -> Turn:
         started, machine, cpu = time.perf_counter(), machine_cpu_seconds(), server.cpu_seconds()
-        sample, generator_cpu = self.generator.run(server.host, load)
+        sample, generator_cpu = self.generator.run(server.address, load)
         server.check_alive()
         known = server.cpu_seconds() - cpu + generator_cpu
         others = machine_cpu_seconds() - machine - known
@@ -167,7 +167,7 @@ def summarise(workload: Workload, clients: int, generator: str, rounds: list[Rou
     )
 
 
-def judge(cells: list[Cell]) -> list[Verdict]:
+def check_targets(cells: list[Cell]) -> list[Verdict]:
     """Hold the cells against the targets; a target without a cell has no verdict."""
     verdicts = []
     for target in TARGETS:

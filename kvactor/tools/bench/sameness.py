@@ -5,14 +5,14 @@ type must be equal; so must the body, but for its numbers and for what its strin
 ids, times.
 """
 
-import socket
 from collections.abc import Iterator
-from http.client import HTTPResponse
 
 import msgspec
 
 from kvactor.tools.bench.servers import BenchError
 from kvactor.tools.bench.workloads import WORKLOADS, Script, transaction
+from kvactor.tools.connections import Connection
+from kvactor.tools.http import Response
 
 SUCCESS = range(200, 300)
 
@@ -35,17 +35,15 @@ def check_same(host: str, other: str) -> None:
 
 def _answers(host: str) -> Iterator[tuple[str, Answer]]:
     address, port = host.split(":")
-    with socket.create_connection((address, int(port)), timeout=10) as connection:
+    with Connection(address, int(port)) as connection:
         script = _probe(host)
         request = next(script)
         try:
             while True:
-                connection.sendall(request)
-                response = HTTPResponse(connection)
-                response.begin()
-                body = response.read()
-                yield request.partition(b" HTTP/")[0].decode(), _answer(response, body)
-                request = script.send(body if response.status in SUCCESS else None)
+                connection.send_raw(request)
+                response = connection.receive()
+                yield request.partition(b" HTTP/")[0].decode(), _answer(response)
+                request = script.send(response.body if response.ok else None)
         except StopIteration:
             return
 
@@ -56,12 +54,12 @@ def _probe(host: str) -> Script:
     yield from transaction(host, 0)
 
 
-def _answer(response: HTTPResponse, body: bytes) -> Answer:
+def _answer(response: Response) -> Answer:
     return Answer(
         response.status,
-        sorted(name.lower() for name, _ in response.getheaders()),
+        sorted(name.lower() for name in response.headers),
         response.headers.get("Content-Type", ""),
-        _shape(msgspec.json.decode(body)),
+        _shape(response.json()),
     )
 
 

@@ -1,28 +1,18 @@
-"""Server processes: started on a free port, pinned, measured through /proc, and stopped.
-
-A server under test prints one line with its address when it is ready, and ends with status 0 on
-SIGTERM.
-"""
+"""Server processes as the benchmark has them: pinned to a core, and measured through /proc."""
 
 import contextlib
 import os
-import re
-import select
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 
-READY_SECONDS: Final = 120
-STOP_SECONDS: Final = 60
+from kvactor.tools.processes import ServerProcess
+
 QUIET_SECONDS: Final = 10
-_LISTENING: Final = re.compile(r"http://(127\.0\.0\.1:\d+)")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -37,53 +27,23 @@ class Memory(msgspec.Struct, frozen=True):
     resident: float
 
 
-class Server:
-    """A running server: `host` is its address and port, `ready_ms` the time from start to ready."""
+class Server(ServerProcess):
+    """A running server that is measured; `name` is what reports call it."""
 
-    def __init__(self, name: str, process: subprocess.Popen[str], errors: IO[str]) -> None:
+    def __init__(self, name: str, module: list[str]) -> None:
+        super().__init__([sys.executable, "-m", *module])
         self.name = name
-        self.host = ""
-        self.ready_ms = 0.0
-        self._process = process
-        self._errors = errors
-        self._proc = Path("/proc", str(process.pid))
+        self._proc = Path("/proc", str(self.pid))
 
-    def wait_until_ready(self, started: float) -> None:
-        """Read the line with the address. Raises BenchError after READY_SECONDS, or if it dies."""
-        stdout = self._process.stdout
-        assert stdout is not None  # noqa: S101 (it was opened as a pipe)
-        readable, _, _ = select.select([stdout], [], [], READY_SECONDS)
-        line = stdout.readline() if readable else ""
-        found = _LISTENING.search(line)
-        if found is None:
-            raise self.failure(f"not ready (said {line.strip()!r})")
-        self.ready_ms = (time.perf_counter() - started) * 1e3
-        self.host = found[1]
-
-    def failure(self, what: str) -> BenchError:
-        """Describe a failure with what the server wrote to stderr."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1)
-        self._errors.seek(0)
-        status = self._process.poll()
-        return BenchError(
-            f"{self.name}: {what}; exit status {status}; stderr:\n{self._errors.read()[-4000:]}"
-        )
+    @property
+    def address(self) -> str:
+        """Its address and port."""
+        return f"{self.host}:{self.port}"
 
     def check_alive(self) -> None:
-        """Raise BenchError if the process has ended."""
-        if self._process.poll() is not None:
+        """Raise `ServerFailed` if the process has ended."""
+        if not self.running:
             raise self.failure("ended during the run")
-
-    def stop(self) -> None:
-        """Ask it to end, and insist that it ends well."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            status = self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise self.failure(f"did not stop within {STOP_SECONDS} s") from None
-        if status:
-            raise self.failure("did not stop well")
 
     def cpu_seconds(self) -> float:
         """Return the CPU time used so far by all its threads, user and system (proc(5), stat)."""
@@ -126,24 +86,14 @@ def pinned(core: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def serving(name: str, module: list[str], core: int | None) -> Iterator[Server]:
-    """Run `python -m module...` as a server for as long as the block lasts."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("KVACTOR_")}
-    with tempfile.TemporaryFile("w+") as errors:
-        started = time.perf_counter()
-        with pinned(core):
-            process = subprocess.Popen(
-                [sys.executable, "-m", *module],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment,
-            )
-        server = Server(name, process, errors)
-        try:
-            server.wait_until_ready(started)
-            yield server
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        server.stop()
+    """Run `python -m module...` as a server for as long as the block lasts.
+
+    Raises `ServerFailed` if it does not start, or does not stop with status 0.
+    """
+    with pinned(core):
+        server = Server(name, module)
+    with server:
+        server.wait_until_ready()
+        yield server
+        if server.stop():
+            raise server.failure("did not stop well")

@@ -1,16 +1,16 @@
-"""Stress a server over HTTP with many clients at once, and prove from what they were told that it kept
-its promises.
+"""Stress a server over HTTP with many clients at once, and check from the responses that it kept its
+promises. The words are Jepsen's where it has one.
 
-    client      one connection: requests as bytes, answers, and what it means to get none
-    wire        how steps are asked for, and what their answers say
-    clients     what they choose, and what they note
-    programs    what they do: in a request or two, and in
-    transactions
-    history     what clients did and were told, as data that can be saved
-    model       what a server is to do: a dict, and a stack of dicts
-    checker     is a history strictly serializable? Judged by the revisions in its answers
-    feed        followers of the changes
-    servers     the server under stress, and what befalls it
-    report      progress, and the table at the end
-    run         all of it together
+    encoding      steps as requests, and responses as results
+    clients       the workload, and one client of it
+    programs      the programs of clients: a request or two
+    transactions  programs with transactions
+    history       what clients did, and which responses they got, as data that can be saved
+    model         the naive model of a server: a dict, and a stack of dicts
+    checker       whether a history is strictly serializable, by the revisions in its responses
+    feed          followers of the changes
+    servers       the server under stress
+    nemesis       the faults that it suffers
+    report        progress, and the table at the end
+    run           all of it together
 """

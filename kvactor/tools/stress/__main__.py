@@ -1,6 +1,6 @@
-"""`scripts/stress [URL]`: stress a server with many clients, and judge all that it has told them.
+"""`scripts/stress [URL]`: stress a server with many clients, and check every response.
 
-The exit status is 0 if all was well, 1 after a violation, and 2 if nothing can be said.
+The exit status is 0 without a violation, 1 after one, and 2 if the run is inconclusive.
 """
 
 import argparse
@@ -8,19 +8,21 @@ import secrets
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvloop
 
+from kvactor.tools.processes import ServerFailed
 from kvactor.tools.stress.checker import Verdict, check
 from kvactor.tools.stress.clients import Hangs
 from kvactor.tools.stress.feed import Behind
 from kvactor.tools.stress.history import History, lines, load
+from kvactor.tools.stress.nemesis import FAULTS
 from kvactor.tools.stress.programs import MIX, PROGRAMS
 from kvactor.tools.stress.report import progress, table
 from kvactor.tools.stress.run import Outcome, Plan, run
-from kvactor.tools.stress.servers import FAULTS, Failed
 
 #: Operations a second below which a run has shown nothing.
 FLOOR = 20
@@ -29,35 +31,35 @@ FLOOR = 20
 SHOWN = 40
 
 
-def main() -> int:
-    """Run, print, and return the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, print, and return the exit status. Without `arguments` the command line's are used."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    arguments = parse()
-    if arguments.check:
-        return judge(load(arguments.check), arguments.check)
+    options = parse(arguments)
+    if options.check:
+        return check_and_print(load(options.check), options.check)
     history = History(f"stress/{secrets.token_hex(4)}/")
-    path = arguments.save or Path(f"{history.prefix.strip('/').replace('/', '-')}.json")
+    path = options.save or Path(f"{history.prefix.strip('/').replace('/', '-')}.json")
     try:
-        with tempfile.TemporaryDirectory(prefix="kvactor-stress-", dir=arguments.dir) as directory:
-            outcome = uvloop.run(run(plan(arguments, Path(directory)), history))
-    except (Hangs, Failed, ValueError) as error:
+        with tempfile.TemporaryDirectory(prefix="kvactor-stress-", dir=options.dir) as directory:
+            outcome = uvloop.run(run(plan(options, Path(directory)), history))
+    except (Hangs, ServerFailed, ValueError) as error:
         return fail(error, history, path)
     except (Behind, OSError) as error:
-        if arguments.url is None and isinstance(error, Behind):
+        if options.url is None and isinstance(error, Behind):
             # Its own server keeps a history that is long enough.
             return fail(error, history, path)
         print(f"stress: nothing can be said: {error}", file=sys.stderr)
         return 2
     show(history, outcome)
-    if arguments.save:
+    if options.save:
         history.save(path)
     if len(history.operations) < FLOOR * outcome.seconds:
         print(f"inconclusive: fewer than {FLOOR} operations a second show nothing")
         return 2
-    return judge(history, path)
+    return check_and_print(history, path)
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         "stress", description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
@@ -72,6 +74,7 @@ def parse() -> argparse.Namespace:
     add("--mix", type=_mix, default=dict(MIX), help=f"how often what is done; default {mix}")
     add("--keys", type=_positive, default=200, help="default 200")
     add("--hot", action="store_true", help="a few keys most of the time (default: all alike)")
+    add("--ttl", type=int, default=20, help="percentage of puts that expire soon (default 20)")
     add("--seed", type=int, default=0, help="of what clients choose (default 0)")
     add("--faults", type=_faults, default=(), help=f"of its own server: {','.join(FAULTS)}")
     add("--dir", type=Path, help="where its own server has its data: the disk to stress")
@@ -81,30 +84,31 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="keep the history (after a violation it is kept anyway)",
     )
-    add("--check", type=Path, metavar="FILE", help="judge a history that was kept, and do nothing else")
-    arguments = parser.parse_args()
-    if arguments.url and arguments.faults:
-        parser.error("--faults befall a server of its own only")
-    return arguments
+    add("--check", type=Path, metavar="FILE", help="check a history that was kept, and do nothing else")
+    options = parser.parse_args(arguments)
+    if options.url and options.faults:
+        parser.error("--faults are for a server of its own only")
+    return options
 
 
-def plan(arguments: argparse.Namespace, directory: Path) -> Plan:
+def plan(options: argparse.Namespace, directory: Path) -> Plan:
     """Return what the command line asks for."""
-    seconds = arguments.seconds
-    if seconds is None and arguments.operations is None:
+    seconds = options.seconds
+    if seconds is None and options.operations is None:
         seconds = 10.0
     return Plan(
         directory,
-        arguments.url,
-        arguments.clients,
-        arguments.followers,
-        arguments.operations,
+        options.url,
+        options.clients,
+        options.followers,
+        options.operations,
         seconds,
-        arguments.mix,
-        arguments.seed,
-        arguments.keys,
-        arguments.hot,
-        arguments.faults,
+        options.mix,
+        options.seed,
+        options.keys,
+        options.hot,
+        options.ttl,
+        options.faults,
     )
 
 
@@ -117,12 +121,12 @@ def show(history: History, outcome: Outcome) -> None:
     print(f"conflicts {conflicts}, retries {outcome.retries}")
     if outcome.kills or outcome.pauses:
         print(
-            f"the server was killed {outcome.kills} times, {outcome.within} of them between two steps "
-            f"of a write, and stopped for a while {outcome.pauses} times"
+            f"the server was killed {outcome.kills} times, {outcome.mid_write} of them between two "
+            f"steps of a write, and stopped for a while {outcome.pauses} times"
         )
 
 
-def judge(history: History, path: Path) -> int:
+def check_and_print(history: History, path: Path) -> int:
     """Print the verdict, and return the exit status."""
     progress("checking ...")
     verdict = check(history)
@@ -133,16 +137,16 @@ def judge(history: History, path: Path) -> int:
         print(f"VIOLATION: {verdict.violation}")
         for line in list(lines(verdict.stretch))[:SHOWN]:
             print(f"  {line}")
-        print(f"The whole history is in {path}; --check {path} judges it again.")
+        print(f"The whole history is in {path}; --check {path} checks it again.")
         return 1
-    print(good(history, verdict))
+    print(summary(history, verdict))
     return 0
 
 
-def good(history: History, verdict: Verdict) -> str:
-    """Say what was shown."""
-    known = sum(one.outcome in {"done", "seen"} for one in history.operations)
-    unknown = sum(one.outcome == "unknown" for one in history.operations)
+def summary(history: History, verdict: Verdict) -> str:
+    """Return the sentence that says what a run without a violation has shown."""
+    known = sum(one.outcome in {"ok", "observed"} for one in history.operations)
+    unknown = sum(one.outcome == "info" for one in history.operations)
     return (
         f"strictly serializable: {known} operations with an answer fit {verdict.revisions} revisions; "
         f"{verdict.matched} of {unknown} without one have happened; no acknowledged write is lost, and "
@@ -151,7 +155,7 @@ def good(history: History, verdict: Verdict) -> str:
 
 
 def fail(error: Exception, history: History, path: Path) -> int:
-    """Say what has come between, and what was seen until then."""
+    """Print the error that ended the run, with the last operations, and return the exit status."""
     progress("")
     history.save(path)
     print(f"VIOLATION: {error}")

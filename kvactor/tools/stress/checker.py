@@ -1,12 +1,14 @@
-"""Is a history strictly serializable? And was nothing lost, nothing invented?
+"""Checks that a history is strictly serializable, and that nothing was lost or invented.
 
-Every answer carries the revision at which it was true. So an order of all operations is given, and
-has only to be followed: the operations are played on a model in that order, each has to have been
-told what the model says, and the order must not run against time. That takes hardly more than one
-look at each operation, however many clients there were.
+Every response carries the revision at which it was true, and that gives an order of all operations.
+The checker plays them on a model in that order. Each result has to be the model's, and the order must
+not contradict real time. The cost is little more than one look at each operation, however many clients
+there were.
 
-The rule: what is told is taken at its word, and compared with everything else that was told. An
-unknown outcome is matched with a revision that nobody else has written, or did not happen.
+The rule: a response is taken at its word, and compared with all others. An `info` operation is matched
+with a revision that no acknowledged operation has written, or it did not happen. A key that has expired
+by the time of an operation is not there for it. The server may delete it then, by itself, and nothing
+else.
 """
 
 from collections import defaultdict
@@ -15,16 +17,17 @@ from collections.abc import Iterable
 import msgspec
 from sortedcontainers import SortedDict
 
-from kvactor.tools.stress.history import WRITES, Changes, History, Operation, Sighting
-from kvactor.tools.stress.model import Run, State, Wrong
+from kvactor.tools.stress.expiry import Expiries
+from kvactor.tools.stress.history import WRITES, Changes, FeedEvent, History, Operation
+from kvactor.tools.stress.model import Entry, Look, Mismatch, Run, State
 
 #: When an operation happened: its revision, and behind the write that made it or not.
 Point = tuple[int, bool]
 
 
 class Verdict(msgspec.Struct):
-    """What a checker has found: `violation` in a sentence, empty if all was well, and `stretch`, the
-    operations that show it. `matched` is how many unknown outcomes have happened after all.
+    """The result of a check: `violation` is a sentence, empty without one, and `stretch` the operations
+    that show it. `matched` counts the `info` operations that have happened.
     """
 
     violation: str = ""
@@ -75,14 +78,15 @@ class _Replay:
         self.points: list[tuple[Point, Operation]] = []
         self.matched = 0
         self._history = history
+        self._expiries = Expiries(self._still)
         #: operations that may have happened, by the keys that they may have written; under "" those
         #: that may have deleted a range
         self._unknown: dict[str, list[Operation]] = defaultdict(list)
         self._at: dict[int, list[Operation]] = defaultdict(list)
         for one in history.operations:
-            if one.outcome in {"done", "seen"}:
+            if one.outcome in {"ok", "observed"}:
                 self._at[one.revision].append(one)
-            elif one.outcome == "unknown":
+            elif one.outcome == "info":
                 for key in _written(one):
                     self._unknown[key].append(one)
 
@@ -92,53 +96,71 @@ class _Replay:
         for revision in sorted(feed.keys() | self._at.keys()):
             operations = self._at.pop(revision, [])
             if revision in feed:
-                self._write(revision, feed[revision], operations)
-            for one in operations:
+                self._write(feed[revision], operations)
+            for one in sorted(operations, key=lambda one: one.time):
                 self._read(revision, one)
 
-    def _write(self, revision: int, changes: Changes, operations: list[Operation]) -> None:
-        """Find who has written a revision, and take it in."""
-        able, wrong = self._able(operations, changes)
+    def _write(self, event: FeedEvent, operations: list[Operation]) -> None:
+        """Find the writer of a revision, and apply it."""
+        able, wrong = self._able(operations, event)
         if not able:
-            able = self._unknown_able(changes)[:1]
+            if self._is_sweep(event):
+                self._apply(event)
+                return
+            able = self._unknown_able(event)[:1]
             if not able:
-                raise self._nobody(revision, changes, operations, wrong)
+                raise self._nobody(event.revision, event.changes, operations, wrong)
         elif len(able) > 1 or any(one.ended < able[0].began for one in operations):
-            # What one of them did may have been needless, because another one had done it before.
-            able += self._unknown_able(changes)
-        for key, value in changes.items():
-            if value is None:
-                del self.state[key]
-            else:
-                self.state[key] = (value, revision)
+            # One of them may have changed nothing, because another one had done the same before.
+            able += self._unknown_able(event)
+        looks = [self._played(one, event.time)[1].looks for one in able]
+        self._apply(event)
         writer = next((one for one in able if self._was_first(one, operations)), able[0])
-        self.points.append(((revision, False), writer))
-        if writer.outcome == "unknown":
+        self._look(writer, event.revision, looks[able.index(writer)])
+        self.points.append(((event.revision, False), writer))
+        if writer.outcome == "info":
             for key in _written(writer):
                 self._unknown[key].remove(writer)
             self.matched += 1
         else:
             operations.remove(writer)
 
+    def _apply(self, event: FeedEvent) -> None:
+        for key, value in event.changes.items():
+            if value is None:
+                del self.state[key]
+            else:
+                self.state[key] = (value, event.revision, event.expiries.get(key, 0))
+
+    def _is_sweep(self, event: FeedEvent) -> bool:
+        """Return whether a revision deletes keys that have expired, and nothing else."""
+        expiries = [self.state[key][2] for key in event.changes if key in self.state]
+        return (
+            all(value is None for value in event.changes.values())
+            and len(expiries) == len(event.changes)
+            and all(0 < expires_at <= event.time for expires_at in expiries)
+        )
+
     def _able(
-        self, operations: Iterable[Operation], changes: Changes
-    ) -> tuple[list[Operation], Wrong | None]:
+        self, operations: Iterable[Operation], event: FeedEvent
+    ) -> tuple[list[Operation], Mismatch | None]:
         """Return the operations that would change this, and what was wrong with another one."""
         able: list[Operation] = []
         wrong = None
         for one in operations:
             if one.writes:
                 try:
-                    if self._play(one) == changes:
+                    changes, run = self._played(one, event.time)
+                    if changes == event.changes and run.expiries == event.expiries:
                         able.append(one)
-                except Wrong as error:
+                except Mismatch as error:
                     wrong = error
         return able, wrong
 
-    def _unknown_able(self, changes: Changes) -> list[Operation]:
+    def _unknown_able(self, event: FeedEvent) -> list[Operation]:
         """The same of those that may have happened, in order of time."""
-        candidates = self._unknown[next(iter(changes))] + self._unknown[""]
-        return self._able(sorted(candidates, key=lambda one: one.began), changes)[0]
+        candidates = self._unknown[next(iter(event.changes))] + self._unknown[""]
+        return self._able(sorted(candidates, key=lambda one: one.began), event)[0]
 
     def _was_first(self, writer: Operation, operations: list[Operation]) -> bool:
         """Can all others that were told of a revision have come behind its writer?"""
@@ -148,12 +170,12 @@ class _Replay:
 
     def _still(self, one: Operation) -> bool:
         try:
-            return not self._play(one) or one.outcome != "done"
-        except Wrong:
+            return not self._played(one)[0] or one.outcome != "ok"
+        except Mismatch:
             return False
 
     def _nobody(
-        self, revision: int, changes: Changes, told: list[Operation], wrong: Wrong | None
+        self, revision: int, changes: Changes, told: list[Operation], wrong: Mismatch | None
     ) -> _Violation:
         writers = [one for one in told if one.writes]
         if wrong is not None:
@@ -165,10 +187,10 @@ class _Replay:
     def _read(self, revision: int, one: Operation) -> None:
         """Play what has written nothing."""
         try:
-            changes = self._play(one)
-        except Wrong as wrong:
+            changes, run = self._played(one)
+        except Mismatch as wrong:
             raise self._misled(revision, one, wrong) from None
-        if changes and one.outcome == "done":
+        if changes and one.outcome == "ok":
             raise _Violation(
                 f"A write was acknowledged at revision {revision}, and is not there.",
                 [one],
@@ -176,12 +198,29 @@ class _Replay:
                 revision - 1,
                 revision,
             )
+        self._look(one, revision, run.looks)
         self.points.append(((revision, True), one))
 
-    def _play(self, one: Operation) -> Changes:
-        return Run(self.state).play(one.steps, one.told)
+    def _played(self, one: Operation, time: int = 0) -> tuple[Changes, Run]:
+        """Play an operation; `time` is when it was decided, if it does not say itself."""
+        run = Run(self.state, one.time or time)
+        return run.play(one.steps, one.told), run
 
-    def _misled(self, revision: int, one: Operation, wrong: Wrong) -> _Violation:
+    def _look(self, one: Operation, revision: int, looks: list[Look]) -> None:
+        """Take in which keys an operation found alive, and which expired."""
+        found = self._expiries.add(one, revision, looks)
+        if found is not None:
+            (expired, since), (alive, until), key = found
+            raise _Violation(
+                f"At revision {since}, client {expired.client} found {key} expired; at revision "
+                f"{until}, client {alive.client} still found it, and comes behind.",
+                [expired, alive],
+                [key],
+                since,
+                until,
+            )
+
+    def _misled(self, revision: int, one: Operation, wrong: Mismatch) -> _Violation:
         key = wrong.step.key
         standing = self.state.get(key)
         since = standing[1] if standing is not None and wrong.step.what != "scan" else revision
@@ -198,18 +237,20 @@ class _Replay:
 
 
 def _written(one: Operation) -> set[str]:
-    return {"" if step.what == "clear" else step.key for step in one.steps if step.what in WRITES}
+    return {
+        "" if step.what == "delete_range" else step.key for step in one.steps if step.what in WRITES
+    }
 
 
-def _by_revision(sightings: Iterable[Sighting]) -> dict[int, Changes]:
-    found: dict[int, Changes] = {}
+def _by_revision(events: Iterable[FeedEvent]) -> dict[int, FeedEvent]:
+    found: dict[int, FeedEvent] = {}
     last = 0
-    for one in sightings:
+    for one in events:
         if one.revision <= last:
             raise _Violation(f"The feed told revision {one.revision} behind {last}.")
         last = one.revision
         if one.changes:
-            found[last] = one.changes
+            found[last] = one
     return found
 
 
@@ -236,21 +277,27 @@ def _check_time(points: list[tuple[Point, Operation]]) -> None:
 def _check_final(history: History, state: State) -> None:
     final = {item.key: (item.value, item.revision) for item in history.final}
     for key in sorted(final.keys() | state.keys()):
-        if final.get(key) != state.get(key):
+        entry = state.get(key)
+        expected = entry and entry[:2]
+        if final.get(key) != expected and not (key not in final and _may_be_gone(entry, history.time)):
             raise _Violation(
-                f"In the end {key} is {final.get(key)}, and by the changes it is {state.get(key)}.",
+                f"In the end {key} is {final.get(key)}, and by the changes it is {expected}.",
                 keys=[key],
-                since=state.get(key, (None, history.revision))[1],
+                since=entry[1] if entry else history.revision,
                 until=history.revision,
             )
 
 
+def _may_be_gone(entry: Entry | None, time: int) -> bool:
+    return entry is not None and 0 < entry[2] <= time
+
+
 def _check_followers(history: History) -> None:
     feed = {one.revision: index for index, one in enumerate(history.feed)}
-    for number, sightings in enumerate(history.followers):
-        for index, one in enumerate(sightings):
+    for number, events in enumerate(history.followers):
+        for index, one in enumerate(events):
             place = feed.get(one.revision)
-            if place is None or history.feed[place].changes != one.changes:
+            if place is None or history.feed[place] != one:
                 raise _Violation(
                     f"Follower {number} was told of revision {one.revision} what is not in the feed: "
                     f"{one.changes}.",
@@ -258,10 +305,10 @@ def _check_followers(history: History) -> None:
                     since=one.revision,
                     until=one.revision,
                 )
-            if index and place != feed[sightings[index - 1].revision] + 1:
+            if index and place != feed[events[index - 1].revision] + 1:
                 raise _Violation(
                     f"Follower {number} was told revision {one.revision} behind "
-                    f"{sightings[index - 1].revision}, and missed what is between, or was told twice."
+                    f"{events[index - 1].revision}, and missed what is between, or was told twice."
                 )
 
 
@@ -272,7 +319,7 @@ def _stretch(history: History, violation: _Violation) -> list[Operation]:
     shown = list(violation.operations)
     told = {id(one) for one in shown}
     for one in history.operations:
-        inside = one.outcome == "unknown" or violation.since <= one.revision <= violation.until
+        inside = one.outcome == "info" or violation.since <= one.revision <= violation.until
         if (
             inside
             and one.writes

@@ -1,5 +1,5 @@
-"""Followers of the changes: one that keeps the record, by pages, and others that check on it, by
-server-sent events.
+"""Followers of the changes: one records them, by pages; others follow by server-sent events, and the
+checker compares them with the record.
 """
 
 import asyncio
@@ -10,71 +10,73 @@ from http import HTTPStatus
 
 import msgspec
 
-from kvactor.tools.stress.client import Answer, Connection, Stream
-from kvactor.tools.stress.clients import KNOCK, PATIENCE, Hangs
-from kvactor.tools.stress.history import History, Item, Sighting
-from kvactor.tools.stress.wire import items, sighting
+from kvactor.tools.connections import AsyncConnection, AsyncEventStream
+from kvactor.tools.http import Response
+from kvactor.tools.stress.clients import RETRY_DELAY, TIMEOUT, Hangs
+from kvactor.tools.stress.encoding import feed_event, items
+from kvactor.tools.stress.history import FeedEvent, History, Item
 
 #: Revisions and keys in a page.
 PAGE = 1000
 
 
 class Behind(Exception):
-    """The changes cannot be followed any more; the message says why."""
+    """The changes can no longer be followed; the message says why."""
 
 
 class Reader:
-    """Reads the changes and the keys of a run, on a connection of its own that is made anew as often
-    as it takes.
+    """Reads the changes and the keys of a run, on a connection of its own.
+
+    Its requests may be repeated: after a lost connection it connects again, and sends them again.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], prefix: str) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[AsyncConnection]], prefix: str) -> None:
         self._connect = connect
         self._prefix = prefix
-        self._connection: Connection | None = None
+        self._connection: AsyncConnection | None = None
 
-    async def _ask(self, target: str, method: str = "GET") -> Answer:
+    async def _ask(self, target: str, method: str = "GET") -> Response:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 return await self._insist(method, target)
         except TimeoutError:
-            raise Hangs(f"no answer to {method} {target} for {PATIENCE:g} s") from None
+            raise Hangs(f"no response to {method} {target} for {TIMEOUT:g} s") from None
 
-    async def _insist(self, method: str, target: str) -> Answer:
+    async def _insist(self, method: str, target: str) -> Response:
         while True:
             try:
                 if self._connection is None or not self._connection.open:
                     self._connection = await self._connect()
-                answer = await self._connection.ask(method, target)
+                response = await self._connection.request(method, target)
             except ConnectionError:
-                await asyncio.sleep(KNOCK)
+                await asyncio.sleep(RETRY_DELAY)
                 continue
-            if answer.ok:
-                return answer
-            if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-                raise Behind(f"{method} {target} was refused: {answer.code}")
-            await asyncio.sleep(KNOCK)
+            if response.ok:
+                return response
+            if response.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise Behind(f"{method} {target} was refused: {response.code}")
+            await asyncio.sleep(RETRY_DELAY)
 
     async def revision(self) -> int:
         """Return the newest durable revision."""
         return (await self._ask("/v1/status")).revision
 
-    async def changes(self, since: int, wait: float = 0) -> tuple[list[Sighting], int]:
+    async def changes(self, since: int, wait: float = 0) -> tuple[list[FeedEvent], int]:
         """Return the next revisions after one, and from where to go on."""
         query = f"since={since}&prefix={self._prefix}&limit={PAGE}&wait={wait:g}"
         page = msgspec.json.decode((await self._ask(f"/v1/changes?{query}")).body)
-        return [sighting(event) for event in page["revisions"]], page["since"]
+        return [feed_event(event) for event in page["revisions"]], page["since"]
 
-    async def keys(self) -> list[Item]:
-        """Return all keys and values."""
+    async def keys(self) -> tuple[list[Item], int]:
+        """Return all keys and values, and the time of the last response (0: it does not say)."""
         found: list[Item] = []
         cursor = ""
         while True:
-            answer = await self._ask(f"/v1/kv?prefix={self._prefix}&limit={PAGE}{cursor}")
-            found += items(answer)
-            following = msgspec.json.decode(answer.body)["cursor"]
+            response = await self._ask(f"/v1/kv?prefix={self._prefix}&limit={PAGE}{cursor}")
+            found += items(response)
+            following = msgspec.json.decode(response.body)["cursor"]
             if following is None:
-                return found
+                return found, response.time
             cursor = f"&cursor={following}"
 
     async def clear(self) -> None:
@@ -88,65 +90,61 @@ class Reader:
 
 
 async def record(reader: Reader, history: History, since: int) -> None:
-    """Keep the record, for ever. Raises `Behind`."""
+    """Record the changes until cancelled. Raises `Behind`."""
     while True:
-        sightings, since = await reader.changes(since, wait=1)
-        history.feed += sightings
+        events, since = await reader.changes(since, wait=1)
+        history.feed += events
         history.revision = since
 
 
 async def complete(reader: Reader, history: History) -> None:
-    """Bring the record to its end, read what is there then, and read the changes once more: they must
-    not have become others, by a crash for example. What is not kept any more is not read.
+    """Read the changes to their end, then all keys, then the kept changes once more: nothing, such as a
+    crash, may have altered them.
     """
     newest = await reader.revision()
     while history.revision < newest:
-        sightings, history.revision = await reader.changes(history.revision)
-        history.feed += sightings
-    history.final = await reader.keys()
-    again: list[Sighting] = []
+        events, history.revision = await reader.changes(history.revision)
+        history.feed += events
+    history.final, history.time = await reader.keys()
+    again: list[FeedEvent] = []
     since = max(0, history.feed[0].revision - 1) if history.feed else newest
     while since < newest:
         try:
-            sightings, since = await reader.changes(since)
+            events, since = await reader.changes(since)
         except Behind:
             again, since = [], min(newest, since + PAGE)
             continue
-        again += sightings
+        # Keys may have expired meanwhile.
+        again += [event for event in events if event.revision <= history.revision]
     history.followers.append(again)
 
 
 async def follow(
-    connect: Callable[[Callable[[], Stream]], Awaitable[Stream]],
+    connect: Callable[[Callable[[], AsyncEventStream]], Awaitable[AsyncEventStream]],
     prefix: str,
-    sightings: list[Sighting],
+    events: list[FeedEvent],
     since: int,
 ) -> None:
-    """Follow the changes by server-sent events, for ever, and go on where it was when cut off.
+    """Follow the changes by server-sent events until cancelled, and resume after each disconnection.
 
-    Raises `Behind`.
+    Raises `Behind`, and `ValueError` for an invalid stream.
     """
     target = f"/v1/changes?prefix={prefix}"
     while True:
         with suppress(ConnectionError):
-            stream = await connect(partial(Stream, target, since))
+            stream = await connect(partial(AsyncEventStream, target, since))
             try:
-                since = await _events(stream, sightings, since)
+                since = await _events(stream, events, since)
             finally:
                 stream.close()
-        await asyncio.sleep(KNOCK)
+        await asyncio.sleep(RETRY_DELAY)
 
 
-async def _events(stream: Stream, sightings: list[Sighting], since: int) -> int:
-    """Take events in until the stream ends; return from where to go on."""
-    status = await stream.lines.get()
-    if status is not None and f" {HTTPStatus.GONE.value} " in status:
+async def _events(stream: AsyncEventStream, events: list[FeedEvent], since: int) -> int:
+    """Collect events until the stream ends; return the revision to resume from."""
+    if await stream.status == HTTPStatus.GONE:
         raise Behind(f"a follower is behind the history that is kept, at revision {since}")
-    last = since
-    while (line := await stream.lines.get()) is not None:
-        if line.startswith("id: "):
-            last = int(line[4:])
-        elif line.startswith("data: "):
-            sightings.append(sighting(msgspec.json.decode(line[6:])))
-            since = last
+    while (event := await stream.receive()) is not None:
+        events.append(feed_event(msgspec.json.decode(event.data)))
+        since = int(event.id)
     return since

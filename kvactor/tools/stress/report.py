@@ -1,4 +1,4 @@
-"""What a run has come to: a line while it works, a table at its end."""
+"""The output of a run: a line of progress, and a table at its end."""
 
 import math
 import sys
@@ -30,7 +30,7 @@ def totals(operations: Sequence[Operation]) -> list[Totals]:
             kind,
             dict(Counter(one.outcome for one in ones)),
             *(
-                percentile(sorted(one.took * 1e3 for one in ones if one.outcome == "done"), part)
+                percentile(sorted(one.took * 1e3 for one in ones if one.outcome == "ok"), part)
                 for part in (0.5, 0.99, 0.999)
             ),
         )
@@ -45,11 +45,11 @@ def percentile(values: Sequence[float], part: float) -> float:
 
 def table(operations: Sequence[Operation], seconds: float) -> Iterator[str]:
     """Show what was done, line by line."""
-    outcomes: tuple[Outcome, ...] = ("done", "seen", "unknown", "refused")
-    yield f"{'':12}{''.join(f'{name:>9}' for name in outcomes)}{'p50 ms':>9}{'p99':>9}{'p99.9':>9}"
+    outcomes: tuple[Outcome, ...] = ("ok", "observed", "info", "fail")
+    yield f"{'':15}{''.join(f'{name:>9}' for name in outcomes)}{'p50 ms':>9}{'p99':>9}{'p99.9':>9}"
     for one in totals(operations):
         counts = "".join(f"{one.outcomes.get(name, 0):9}" for name in outcomes)
-        yield f"{one.kind:12}{counts}{one.p50:9.2f}{one.p99:9.2f}{one.p999:9.2f}"
+        yield f"{one.kind:15}{counts}{one.p50:9.2f}{one.p99:9.2f}{one.p999:9.2f}"
     yield f"{len(operations)} operations in {seconds:.1f} s: {len(operations) / seconds:.0f} a second"
     errors = Counter(one.error for one in operations if one.error)
     if errors:

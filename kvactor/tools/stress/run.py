@@ -1,4 +1,4 @@
-"""A run: clients, followers, and what befalls the server, from the first request to the last."""
+"""A run: clients, followers and the nemesis, from the first request to the last."""
 
 import asyncio
 import time
@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kvactor.tools.stress.client import Connection
-from kvactor.tools.stress.clients import Client, Stage
+from kvactor.tools.connections import AsyncConnection
+from kvactor.tools.stress.clients import Client, Workload
 from kvactor.tools.stress.feed import Reader, complete, follow, record
 from kvactor.tools.stress.history import History
+from kvactor.tools.stress.nemesis import Nemesis
 from kvactor.tools.stress.programs import PROGRAMS
 from kvactor.tools.stress.report import progress
-from kvactor.tools.stress.servers import Server, Trouble
+from kvactor.tools.stress.servers import Server
 
 #: Seconds between two lines of progress.
 PROGRESS = 2.0
@@ -30,7 +31,7 @@ P = TypeVar("P", bound=asyncio.Protocol)
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a run is to do. It is over after `operations`, or else after `seconds`.
+    """The parameters of a run. It ends after `operations`, or else after `seconds`.
 
     `address` is a host and a port; None: a server of its own, in `directory`, with `faults`.
     """
@@ -45,87 +46,89 @@ class Plan(msgspec.Struct, frozen=True):
     seed: int
     keys: int
     hot: bool
+    ttl: int
     faults: tuple[str, ...] = ()
 
 
 class Outcome(msgspec.Struct):
-    """How it went, beside the history: seconds that the clients were at work, and what befell."""
+    """Figures of a run beside its history: `seconds` for which the clients worked, and the faults."""
 
     seconds: float
     retries: int
     kills: int
-    within: int
+    mid_write: int
     pauses: int
 
 
 async def run(plan: Plan, history: History) -> Outcome:
-    """Stress a server, and take it down into a history.
+    """Stress a server, and record it in a history.
 
-    Raises `Hangs`, `Failed`, `Behind`, `ValueError` for an answer that is none, and `OSError` if there
-    is no server at that address.
+    Raises `Hangs`, `ServerFailed`, `Behind`, `ValueError` for an invalid response, and `OSError` if
+    there is no server at that address.
     """
     async with AsyncExitStack() as stack:
         server = None
         host, port = plan.address or ("127.0.0.1", 0)
         if plan.address is None:
             server = Server(plan.directory, plan.faults)
-            stack.push_async_callback(server.kill)
+            stack.callback(server.close)
             await server.start()
             port = server.port
 
         async def connect(make: Callable[[], P]) -> P:
             return (await asyncio.get_running_loop().create_connection(make, host, port))[1]
 
-        stage = Stage(
-            lambda: connect(Connection),
+        workload = Workload(
+            lambda: connect(AsyncConnection),
             history,
             plan.keys,
             plan.hot,
+            plan.ttl / 100,
             plan.operations,
             time.monotonic,  # uvloop counts in milliseconds
         )
-        (await stage.connect()).close()
-        reader = Reader(stage.connect, history.prefix)
+        (await workload.connect()).close()
+        reader = Reader(workload.connect, history.prefix)
         stack.callback(reader.close)
         history.revision = since = await reader.revision()
         history.followers = [[] for _ in range(plan.followers)]
         mix = {PROGRAMS[name]: weight for name, weight in plan.mix.items()}
         clients = [
-            Client(number, stage, Random(f"{plan.seed} {number}"), mix)
+            Client(number, workload, Random(f"{plan.seed} {number}"), mix)
             for number in range(1, plan.clients + 1)
         ]
         every = plan.operations and max(plan.operations // TIMES, APART)
-        trouble = (
-            None if server is None else Trouble(server, stage, plan.faults, Random(plan.seed), every)
+        nemesis = (
+            None if server is None else Nemesis(server, workload, plan.faults, Random(plan.seed), every)
         )
         background: list[Coroutine[Any, Any, None]] = [
-            record(Reader(stage.connect, history.prefix), history, since),
-            *(follow(connect, history.prefix, sightings, since) for sightings in history.followers),
-            _show(stage, plan),
+            record(Reader(workload.connect, history.prefix), history, since),
+            *(follow(connect, history.prefix, events, since) for events in history.followers),
+            _show(workload, plan),
         ]
         began = time.monotonic()
-        await _all(stage, [client.play() for client in clients], background, trouble)
+        await _all(workload, [client.play() for client in clients], background, nemesis)
         seconds = time.monotonic() - began
         await complete(reader, history)
         if server is None:
             await reader.clear()
         else:
-            await server.end()
-        kills, within, pauses = (
-            (trouble.kills, trouble.within, trouble.pauses) if trouble else (0, 0, 0)
+            await server.stop()
+        kills, mid_write, pauses = (
+            (nemesis.kills, nemesis.mid_write, nemesis.pauses) if nemesis else (0, 0, 0)
         )
-        return Outcome(seconds, stage.retries, kills, within, pauses)
+        return Outcome(seconds, workload.retries, kills, mid_write, pauses)
 
 
 async def _all(
-    stage: Stage,
+    workload: Workload,
     clients: list[Coroutine[Any, Any, None]],
     background: list[Coroutine[Any, Any, None]],
-    trouble: Trouble | None,
+    nemesis: Nemesis | None,
 ) -> None:
-    """Wait for the clients and for the trouble; what else goes on ends then. Raises what any raises."""
-    if trouble is not None:
-        clients = [*clients, trouble.make()]
+    """Wait for the clients and the nemesis, then end the background. Raises what any of them raises."""
+    if nemesis is not None:
+        clients = [*clients, nemesis.run()]
     at_work = [asyncio.create_task(one) for one in clients]
     beside = [asyncio.create_task(one) for one in background]
     try:
@@ -136,26 +139,26 @@ async def _all(
                 task.result()
             left -= ended
     finally:
-        stage.over = True
+        workload.stopped = True
         for task in (*at_work, *beside):
             task.cancel()
         await asyncio.wait({*at_work, *beside})
 
 
-async def _show(stage: Stage, plan: Plan) -> None:
-    """Show how far it is, and end it when its time is over."""
+async def _show(workload: Workload, plan: Plan) -> None:
+    """Show progress, and stop the clients when their time is over."""
     began = before = time.monotonic()
     counted = 0
     end = began + plan.seconds if plan.seconds is not None else float("inf")
     while True:
         await asyncio.sleep(min(PROGRESS, max(0.0, end - before)))
         now = time.monotonic()
-        count = len(stage.history.operations)
+        count = len(workload.history.operations)
         progress(
             f"{now - began:6.0f} s  {count:9} operations  {(count - counted) / (now - before):7.0f} a "
-            f"second  revision {stage.history.revision}"
+            f"second  revision {workload.history.revision}"
         )
         counted, before = count, now
         if now >= end:
-            stage.over = True
+            workload.stopped = True
             end = float("inf")

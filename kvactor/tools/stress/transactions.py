@@ -1,4 +1,4 @@
-"""What clients do in transactions: isolated ones, and the shared one."""
+"""Programs with transactions: isolated ones, and the shared one."""
 
 import asyncio
 from http import HTTPStatus
@@ -6,11 +6,12 @@ from typing import Final
 
 import msgspec
 
-from kvactor.tools.stress import wire
-from kvactor.tools.stress.client import Answer, Closed, Connection
-from kvactor.tools.stress.clients import KNOCK, Client
+from kvactor.tools.connections import AsyncConnection
+from kvactor.tools.http import Closed, Response
+from kvactor.tools.stress import encoding
+from kvactor.tools.stress.clients import RETRY_DELAY, Client
+from kvactor.tools.stress.encoding import SIMPLE, V1, Request, resulting
 from kvactor.tools.stress.history import NEVER, Operation, Step
-from kvactor.tools.stress.wire import SEED, WIRE, Request, resulting
 
 #: How often a transaction that conflicts is tried, and the seconds to wait at first, at most.
 TRIES: Final = 8
@@ -25,11 +26,11 @@ class Ended(Exception):
     """A transaction has ended before its commit. The message is the error's code."""
 
 
-def _alive(answer: Answer) -> Answer:
-    """Return an answer from within a transaction. Raises `Ended` if it says that there is none."""
-    if answer.ok or (answer.status == HTTPStatus.NOT_FOUND and answer.code in _MISSING):
-        return answer
-    raise Ended(_CONFLICT if answer.status == HTTPStatus.CONFLICT else answer.code)
+def _alive(response: Response) -> Response:
+    """Return a response inside a transaction. Raises `Ended` if it says that this has ended."""
+    if response.ok or (response.status == HTTPStatus.NOT_FOUND and response.code in _MISSING):
+        return response
+    raise Ended(_CONFLICT if response.status == HTTPStatus.CONFLICT else response.code)
 
 
 # -- isolated transactions --
@@ -41,13 +42,13 @@ async def transaction(client: Client) -> None:
         one = await _attempt(client)
         if one.error != _CONFLICT:
             return
-        client.stage.retries += 1
+        client.workload.retries += 1
         await asyncio.sleep(client.random.random() * BACKOFF * 2**attempt)
 
 
 async def _attempt(client: Client) -> Operation:
     started = client.now()
-    one = Operation("transaction", client.number, "refused", started, started, 0.0, steps=[])
+    one = Operation("transaction", client.number, "fail", started, started, 0.0, steps=[])
     try:
         opened = await client.ask(Request("POST", "/v1/transactions"))
         if opened.ok:
@@ -59,74 +60,81 @@ async def _attempt(client: Client) -> Operation:
     except Closed:
         one.error = "closed"
     one.took = client.now() - started
-    client.stage.note(one)
+    client.workload.note(one)
     return one
 
 
-async def _inside(client: Client, one: Operation, within: str) -> None:
+async def _inside(client: Client, one: Operation, transaction: str) -> None:
     """Take some steps, and commit or not. What is seen is noted after each step."""
     depth = 1
     for _ in range(client.random.randint(1, 7)):
         what = client.random.choice(["step", "step", "step", "scan", "batch", "begin", "end"])
         if what == "begin" or (what == "end" and depth == 1):
-            await _see(client, one, within, Step("begin"))
+            await _see(client, one, transaction, Step("begin"))
             depth += 1
         elif what == "end":
-            await _see(client, one, within, Step(client.random.choice(["rollback", "commit"])))
+            await _see(client, one, transaction, Step(client.random.choice(["rollback", "commit"])))
             depth -= 1
         elif what == "batch":
-            await _see(client, one, within, client.operation(), batch=True)
+            await _see(client, one, transaction, client.operation(), batch=True)
         elif what == "scan":
-            await _see(client, one, within, client.scan())
+            await _see(client, one, transaction, client.scan())
         else:
-            await _see(client, one, within, client.step())
+            await _see(client, one, transaction, client.step())
     for _ in range(depth - 1):
-        await _see(client, one, within, Step("commit"))
+        await _see(client, one, transaction, Step("commit"))
     if client.random.randrange(10):
-        await _commit(client, one, within)
+        await _commit(client, one, transaction)
     else:
-        await client.ask(Request("DELETE", f"/v1/transactions/{within}"))
+        await client.ask(Request("DELETE", f"/v1/transactions/{transaction}"))
         one.error = "dropped"
 
 
-async def _see(client: Client, one: Operation, within: str, step: Step, *, batch: bool = False) -> None:
+async def _see(
+    client: Client, one: Operation, transaction: str, step: Step, *, batch: bool = False
+) -> None:
     """Take a step of an isolated transaction. Raises `Ended` if that has ended."""
     began = client.now()
     if batch:
-        answer = _alive(await client.ask(wire.batch([step]), within))
-        [step] = wire.batched([step], answer)
-    elif step.what in WIRE:
-        routes = SEED if client.random.randrange(2) else WIRE
-        how = routes.get(step.what, WIRE[step.what])
-        answer = _alive(await client.ask(how.request(step), within))
+        response = _alive(await client.ask(encoding.batch([step]), transaction))
+        [step] = encoding.batched([step], response)
+    elif step.what in V1:
+        # A simple route knows no TTL.
+        routes = SIMPLE if client.random.randrange(2) and not step.ttl else V1
+        how = routes.get(step.what, V1[step.what])
+        response = _alive(await client.ask(how.request(step), transaction))
         # Who only writes has read nothing, and is told nothing.
-        step = resulting(step, None if step.what == "put" else how.result(answer))
+        step = resulting(step, None if step.what == "put" else how.result(response))
     else:
-        answer = _alive(await client.ask(Request("POST", f"/v1/transactions/{within}/{step.what}")))
-    one.steps.append(step)
-    one.outcome, one.told, one.revision = "seen", len(one.steps), answer.revision
+        response = _alive(
+            await client.ask(Request("POST", f"/v1/transactions/{transaction}/{step.what}"))
+        )
+    one.steps.append(msgspec.structs.replace(step, time=response.time))
+    one.outcome, one.told, one.revision = "observed", len(one.steps), response.revision
+    one.time = response.time
     one.began, one.ended = began, client.now()
 
 
-async def _commit(client: Client, one: Operation, within: str) -> None:
-    began, lost, answer = client.now(), False, None
-    while answer is None:
+async def _commit(client: Client, one: Operation, transaction: str) -> None:
+    began, lost, response = client.now(), False, None
+    while response is None:
         try:
-            answer = await client.ask(Request("POST", f"/v1/transactions/{within}/commit"))
+            response = await client.ask(Request("POST", f"/v1/transactions/{transaction}/commit"))
         except Closed:
             # It may be repeated, and the server remembers, if it is still the same one.
             lost = True
-            client.stage.retries += 1
-    if answer.ok and not lost:
-        one.outcome, one.revision, one.began = "done", answer.revision, began
+            client.workload.retries += 1
+    if response.ok and not lost:
+        one.outcome, one.revision, one.began = "ok", response.revision, began
+        one.time = response.time
         one.ended = client.now()
-    elif answer.status != HTTPStatus.CONFLICT and (
-        lost or answer.status == HTTPStatus.INTERNAL_SERVER_ERROR
+    elif response.status != HTTPStatus.CONFLICT and (
+        lost or response.status == HTTPStatus.INTERNAL_SERVER_ERROR
     ):
-        # A repeated answer does not say at which revision it happened, and some say nothing.
-        one.outcome, one.began, one.ended = "unknown", began, NEVER
-    if not answer.ok:
-        one.error = answer.code
+        # A repeated response does not say at which revision it happened, and some say nothing.
+        one.outcome, one.began, one.ended, one.time = "info", began, NEVER, 0
+    if not response.ok:
+        one.error = response.code
 
 
 # -- the shared transaction --
@@ -134,22 +142,22 @@ async def _commit(client: Client, one: Operation, within: str) -> None:
 
 async def shared(client: Client) -> None:
     """Read and write in the shared transaction, perhaps nested."""
-    stage = client.stage
-    async with stage.shared:
+    workload = client.workload
+    async with workload.shared:
         connection = await client.connect()
-        life = stage.life
-        if stage.shared_lost == life:
-            await asyncio.sleep(KNOCK)
+        incarnation = workload.incarnation
+        if workload.shared_lost_in == incarnation:
+            await asyncio.sleep(RETRY_DELAY)
             return
         try:
             await _speak(client, connection)
         except (Closed, Ended):
-            stage.shared_lost = life
+            workload.shared_lost_in = incarnation
 
 
-async def _speak(client: Client, connection: Connection) -> None:
+async def _speak(client: Client, connection: AsyncConnection) -> None:
     """Begin, take some steps, and commit or not: all on one connection, because another one may
-    be to another life of the server, where nothing has begun.
+    be to another incarnation of the server, where nothing has begun.
     """
     written: list[Step] = []
     levels = ["begin"]
@@ -174,34 +182,37 @@ async def _speak(client: Client, connection: Connection) -> None:
         await _say(client, connection, "rollback")
         return
     async with client.noting("shared", written) as one:
-        answer = await client.ask_on(connection, Request("POST", "/commit"))
-        if answer.ok:
-            one.outcome, one.revision = "done", answer.revision
+        response = await client.ask_on(connection, Request("POST", "/commit"))
+        if response.ok:
+            one.outcome, one.revision, one.time = "ok", response.revision, response.time
         else:
-            client.not_done(one, answer)
-    if one.outcome != "done":
+            client.not_ok(one, response)
+    if one.outcome != "ok":
         raise Ended(one.error)
 
 
 async def _step_in_shared(
-    client: Client, connection: Connection, written: list[Step], step: Step
+    client: Client, connection: AsyncConnection, written: list[Step], step: Step
 ) -> None:
     """Take a step. What it reads is true of that revision, and what was written on top."""
-    how, began = SEED[step.what], client.now()
-    answer = _alive(await client.ask_on(connection, how.request(step)))
+    # A simple route knows no TTL.
+    step = msgspec.structs.replace(step, ttl=0)
+    how, began = SIMPLE[step.what], client.now()
+    response = _alive(await client.ask_on(connection, how.request(step)))
     if step.what == "put":
         written.append(step)
         return
     ended = client.now()
-    result = resulting(step, how.result(answer))
-    one = Operation("shared read", client.number, "seen", began, ended, ended - began)
-    one.revision, one.steps = answer.revision, [*written, result]
+    result = resulting(step, how.result(response))
+    one = Operation("shared read", client.number, "observed", began, ended, ended - began)
+    one.revision, one.steps = response.revision, [*written, result]
+    one.time = response.time
     # Of what was written before nothing is told; its steps have no results.
     one.told = len(one.steps)
-    client.stage.note(one)
+    client.workload.note(one)
     if step.what == "delete" and result.result:
         written.append(Step("drop", step.key))
 
 
-async def _say(client: Client, connection: Connection, what: str) -> None:
+async def _say(client: Client, connection: AsyncConnection, what: str) -> None:
     _alive(await client.ask_on(connection, Request("POST", f"/{what}")))

@@ -1,5 +1,7 @@
 """Many operations as one: POST /v1/batch."""
 
+from typing import Any
+
 import msgspec
 
 from kvactor import errors
@@ -7,7 +9,8 @@ from kvactor.api.batch import BatchBody, BatchResponse
 from kvactor.api.operations import to_json
 from kvactor.api.values import JSON
 from kvactor.core import messages
-from kvactor.core.messages import AUTOCOMMIT, Answer, Batch, Operation
+from kvactor.core.messages import AUTOCOMMIT, Answer, Batch
+from kvactor.core.operations import Operation
 from kvactor.errors import InvalidRequest
 from kvactor.web.http import Request, Response, idempotency_key, json_body, json_response, transaction
 from kvactor.web.routes import (
@@ -26,7 +29,7 @@ _body = msgspec.json.Decoder(BatchBody)
 def parse_batch(request: Request) -> Batch:
     """POST /v1/batch."""
     body = json_body(request, _body)
-    operations: list[Operation] = []
+    operations: list[Operation[Any]] = []
     for index, operation in enumerate(body.operations):
         try:
             operations.append(operation.to_core())
@@ -35,7 +38,7 @@ def parse_batch(request: Request) -> Batch:
             raise
     checks = tuple(check.to_core() for check in body.checks)
     where = transaction(request, AUTOCOMMIT)
-    return Batch(checks, tuple(operations), where, idempotency_key(request))
+    return Batch(tuple(operations), checks, where, idempotency_key(request))
 
 
 def encode_batch(request: Request, message: Batch, answer: Answer[messages.BatchResponse]) -> Response:

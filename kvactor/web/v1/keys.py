@@ -5,9 +5,11 @@ from typing import Any
 from kvactor import errors
 from kvactor.api.keys import PutQuery, Written
 from kvactor.api.values import BINARY, JSON, checked_type, expiry
-from kvactor.core import messages, records
-from kvactor.core.messages import AUTOCOMMIT, Answer, Delete, Get, Set
+from kvactor.core import records
+from kvactor.core.messages import AUTOCOMMIT, Answer, Execute, Message
+from kvactor.core.operations import Delete, Get, Set
 from kvactor.core.records import NEVER
+from kvactor.web import single
 from kvactor.web.http import (
     CONTENT_TYPE,
     Request,
@@ -54,35 +56,40 @@ def tag(revision: int) -> str:
     return f'"{revision}"'
 
 
-def parse_put(request: Request) -> Set:
+def parse_put(request: Request) -> Message[Any]:
     """PUT /v1/kv/{key}."""
     key, ttl = key_in_path(request, _PREFIX), query(request, PutQuery).ttl
-    return Set(
+    content_type = checked_type(request.headers.get(CONTENT_TYPE, BINARY), request.body)
+    where, condition = transaction(request, AUTOCOMMIT), precondition(request)
+    operation = Set(
         key,
         request.body,
-        checked_type(request.headers.get(CONTENT_TYPE, BINARY), request.body),
-        transaction(request, AUTOCOMMIT),
+        content_type,
         None if ttl is None else max(1, int(ttl * 1000)),
-        precondition(request),
-        idempotency_key(request),
+        # A precondition reads the key anyway.
+        report_created=condition is not None or where is AUTOCOMMIT,
     )
+    return single.write(operation, where, idempotency_key(request), condition)
 
 
-def encode_put(request: Request, message: Set, answer: Answer[messages.Written]) -> Response:
+def encode_put(request: Request, message: Message[Any], answer: Answer[Any]) -> Response:
     """The revision, once there is one."""
-    revision = answer.result.revision
+    revision, created = single.outcome(message, answer)
     headers = {"ETag": tag(revision)} if revision else {}
-    status = 201 if answer.result.created else 200
-    return json_response(answer.revision, Written(revision or None), status, headers)
+    return json_response(answer.revision, Written(revision), 201 if created else 200, headers)
 
 
-def parse_get(request: Request) -> Get:
+def parse_get(request: Request) -> Execute[bytes | None]:
     """GET and HEAD /v1/kv/{key}."""
-    return Get(key_in_path(request, _PREFIX), transaction(request, AUTOCOMMIT))
+    return Execute(Get(key_in_path(request, _PREFIX)), transaction(request, AUTOCOMMIT))
 
 
-def encode_get(request: Request, message: Get, answer: Answer[bytes]) -> Response:
-    """The value; or 304 if the client has it."""
+def encode_get(
+    request: Request, message: Execute[bytes | None], answer: Answer[bytes | None]
+) -> Response:
+    """The value; or 304 if the client has it. Raises `KeyNotFound`."""
+    if answer.result is None:
+        raise errors.KeyNotFound("Key not found")
     record = records.decode(answer.result)
     headers = {"ETag": tag(record.revision), **SECURITY_HEADERS}
     if record.expires_at != NEVER:
@@ -92,13 +99,14 @@ def encode_get(request: Request, message: Get, answer: Answer[bytes]) -> Respons
     return Response(answer.revision, record.value, 200, record.content_type, headers)
 
 
-def parse_delete(request: Request) -> Delete:
+def parse_delete(request: Request) -> Message[Any]:
     """DELETE /v1/kv/{key}."""
-    key, where = key_in_path(request, _PREFIX), transaction(request, AUTOCOMMIT)
-    return Delete(key, where, precondition(request), idempotency_key(request))
+    operation = Delete(key_in_path(request, _PREFIX), must_exist=True)
+    where, condition = transaction(request, AUTOCOMMIT), precondition(request)
+    return single.write(operation, where, idempotency_key(request), condition)
 
 
-def encode_delete(request: Request, message: Delete, answer: Answer[messages.Written]) -> Response:
+def encode_delete(request: Request, message: Message[Any], answer: Answer[Any]) -> Response:
     """No content."""
     return Response(answer.revision, b"", 204)
 
@@ -126,7 +134,7 @@ def routes() -> list[Route]:
         Route(
             method="PUT",
             path=path,
-            endpoint=Endpoint(parse_put, encode_put),
+            endpoint=Endpoint(parse_put, encode_put, single.explain),
             summary="Store a value: the body, kept with its content type",
             headers=(TRANSACTION, IDEMPOTENCY_KEY, IF_MATCH, IF_ABSENT),
             query=PutQuery,
@@ -142,7 +150,7 @@ def routes() -> list[Route]:
         Route(
             method="DELETE",
             path=path,
-            endpoint=Endpoint(parse_delete, encode_delete),
+            endpoint=Endpoint(parse_delete, encode_delete, single.explain),
             summary="Delete a key",
             headers=(TRANSACTION, IDEMPOTENCY_KEY, IF_MATCH, IF_ABSENT),
             responses={204: ResponseSpec("Deleted")},

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import sys
 from collections.abc import AsyncIterator
 from urllib.parse import urlencode
 
@@ -11,11 +10,15 @@ import msgspec
 from kvactor import errors
 from kvactor.api.keys import DeleteQuery, Items, ScanQuery, Written, bounds
 from kvactor.api.values import item
-from kvactor.core.messages import AUTOCOMMIT, Answer, DeleteRange, Page, Range
-from kvactor.errors import InvalidRequest, RangeTooLarge
+from kvactor.core.keyspace import Page
+from kvactor.core.messages import AUTOCOMMIT, Answer, Batch, BatchResponse, Execute, TransactionRef
+from kvactor.core.operations import DeleteRange, Range
+from kvactor.errors import InvalidRequest
 from kvactor.settings import Settings
+from kvactor.web import single
 from kvactor.web.http import (
     Exchange,
+    Request,
     Response,
     idempotency_key,
     json_response,
@@ -29,6 +32,7 @@ from kvactor.web.routes import (
     LINK,
     TRANSACTION,
     WRITE_ERRORS,
+    Endpoint,
     Route,
     always,
     json_spec,
@@ -66,7 +70,7 @@ class RangeRoutes:
             Route(
                 method="DELETE",
                 path="/v1/kv",
-                endpoint=self.delete_range,
+                endpoint=Endpoint(parse_delete, encode_delete, single.explain),
                 summary="Delete the keys of a range, in one revision",
                 headers=(TRANSACTION, IDEMPOTENCY_KEY),
                 query=DeleteQuery,
@@ -89,13 +93,14 @@ class RangeRoutes:
             else:
                 start = max(start, last + b"\0")
         found: list[tuple[bytes, bytes]] = []
-        room, revision, more = self._budget.share(self._settings.max_body_size), None, True
+        room, revision, time, more = self._budget.share(self._settings.max_body_size), 0, 0, True
         where = transaction(request, AUTOCOMMIT)
         async for part in self._parts(
-            exchange, Range(start, end, asked.limit, asked.reverse, where, asked.values)
+            exchange, Range(start, end, asked.limit, asked.reverse, asked.values), where
         ):
             # The oldest part's revision: the changes after it miss nothing.
-            revision = part.revision if revision is None else revision
+            if not revision:
+                revision, time = part.revision, part.time
             found += part.result.items
             more = part.result.more
             room -= sum(len(record) for _, record in part.result.items)
@@ -107,15 +112,17 @@ class RangeRoutes:
         if cursor is not None:
             following = {**query_pairs(request), "cursor": cursor}
             headers["Link"] = f'</v1/kv?{urlencode(following)}>; rel="next"'
-        return json_response(revision or 0, Items(items, cursor, revision or 0), headers=headers)
+        return json_response(revision, Items(items, cursor, revision), headers=headers, time=time)
 
-    async def _parts(self, exchange: Exchange, asked: Range) -> AsyncIterator[Answer[Page]]:
+    async def _parts(
+        self, exchange: Exchange, asked: Range, where: TransactionRef
+    ) -> AsyncIterator[Answer[Page]]:
         """Yield the answers to a range in parts, so that no other request waits long for the owner."""
         start, end, left, more = asked.start, asked.end, asked.limit, True
         maximum = min(SLICE, self._settings.max_scan_limit)
         while more and left:
             part = msgspec.structs.replace(asked, start=start, end=end, limit=min(maximum, left))
-            answer = await exchange.ask(part)
+            answer = await exchange.ask(Execute(part, where))
             yield answer
             more = answer.result.more
             left -= len(answer.result.items)
@@ -123,25 +130,20 @@ class RangeRoutes:
                 last = answer.result.items[-1][0]
                 start, end = (start, last) if asked.reverse else (last + b"\0", end)
 
-    async def delete_range(self, exchange: Exchange) -> Response:
-        """DELETE /v1/kv. A refusal says how many keys there are."""
-        request = exchange.request
-        asked = query(request, DeleteQuery)
-        if not (asked.all or asked.prefix or asked.start or asked.end is not None):
-            raise InvalidRequest("Say which keys: prefix, start, end, or all=true.")
-        start, end = bounds(asked.prefix, asked.start, asked.end)
-        where = transaction(request, AUTOCOMMIT)
-        try:
-            answer = await exchange.ask(DeleteRange(start, end, where, idempotency_key(request)))
-        except RangeTooLarge as error:
-            if where is AUTOCOMMIT:
-                parts = self._parts(exchange, Range(start, end, sys.maxsize, values=False))
-                count = sum([len(part.result.items) async for part in parts])
-                error.details = {**error.details, "count": count}
-            raise
-        (deleted,) = answer.result.results
-        body = Written(answer.result.revision or None, deleted if isinstance(deleted, int) else 0)
-        return json_response(answer.revision, body)
+
+def parse_delete(request: Request) -> Batch:
+    """DELETE /v1/kv."""
+    asked = query(request, DeleteQuery)
+    if not (asked.all or asked.prefix or asked.start or asked.end is not None):
+        raise InvalidRequest("Say which keys: prefix, start, end, or all=true.")
+    operation = DeleteRange(*bounds(asked.prefix, asked.start, asked.end))
+    return single.delete_range(operation, transaction(request, AUTOCOMMIT), idempotency_key(request))
+
+
+def encode_delete(request: Request, message: Batch, answer: Answer[BatchResponse]) -> Response:
+    """The revision, and how many keys it deleted."""
+    revision, deleted = single.outcome(message, answer)
+    return json_response(answer.revision, Written(revision, deleted))
 
 
 def _cursor(key: bytes, *, reverse: bool) -> str:

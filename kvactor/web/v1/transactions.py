@@ -93,7 +93,7 @@ class TransactionRoutes:
                 endpoint=Endpoint(on(Commit), encode_state),
                 summary="Merge the writes since the last begin into the level above, or store them",
                 responses={200: json_spec(api.TransactionState)},
-                errors=(*TRANSACTION_ERRORS, errors.StorageFull),
+                errors=(*TRANSACTION_ERRORS, errors.StorageFull, errors.WritesStalled),
             ),
         ]
 

@@ -20,7 +20,7 @@ from kvactor.errors import KvactorError, RecordDamaged
 from kvactor.web.body_reader import BodyReader
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.guard import RequestGuard
-from kvactor.web.http import CONTENT_TYPE, REVISION, TIME, NoRoute, Request, Response
+from kvactor.web.http import CONTENT_TYPE, NO_HEADERS, REVISION, TIME, NoRoute, Request, Response
 from kvactor.web.limits import CHUNK_SIZE, SMALL, Deadlines, InFlightBudget, Lease
 from kvactor.web.routes import Endpoint, Handler, Route
 
@@ -39,7 +39,7 @@ def to_aiohttp(response: Response, time: int) -> web.Response:
     headers: dict[str, str] = {CONTENT_TYPE: response.content_type, REVISION: str(response.revision)}
     if time:
         headers[TIME] = str(time)
-    if response.headers:
+    if response.headers is not NO_HEADERS:
         headers.update(response.headers)
     return web.Response(body=response.body, status=response.status, headers=headers)
 
@@ -141,7 +141,7 @@ class Dispatcher:
         clock, count = self._clock, self._actor.metrics.counter(route.method, route.name)
         arrived, read, body = self._bodies.arrived, self._bodies.read, route.body is not None
         parse, encode, large = endpoint.parse, endpoint.encode, endpoint.large
-        refuse = route.method in _READS
+        method, refuse = route.method, route.method in _READS
 
         async def dispatch(source: web.Request) -> web.StreamResponse:
             began = clock()
@@ -154,7 +154,7 @@ class Dispatcher:
                     if body:
                         whole = arrived(source, lease)
                         content = await read(source, lease) if whole is None else whole
-                    request = Request(source.method, target, headers, content, source.match_info)
+                    request = Request(method, target, headers, content, source.match_info)
                     message = parse(request)
                     if large:
                         lease.check(SMALL)
@@ -173,7 +173,8 @@ class Dispatcher:
                 count(response.status, clock() - began)
                 return await _send(source, response, time) if lease.size else to_aiohttp(response, time)
             finally:
-                lease.release()
+                if lease.size:
+                    lease.release()
 
         return dispatch
 
@@ -204,7 +205,8 @@ class Dispatcher:
                 time = response.time
                 return await _send(source, response, time) if lease.size else to_aiohttp(response, time)
             finally:
-                lease.release()
+                if lease.size:
+                    lease.release()
 
         return dispatch
 

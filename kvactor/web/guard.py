@@ -9,6 +9,7 @@ origin to the browser; its name in `Host` gives it away.
 import re
 from collections.abc import Mapping
 
+from aiohttp import HttpVersion10, HttpVersion11
 from multidict import istr
 
 from kvactor.errors import CrossOrigin, HostNotAllowed, InvalidRequest
@@ -16,7 +17,7 @@ from kvactor.settings import Settings
 
 _HOST = istr("Host")
 _ORIGIN = istr("Origin")
-_VERSIONS = ((1, 1), (1, 0))
+_VERSIONS = (HttpVersion11, HttpVersion10)
 
 _LOOPBACK = re.compile(r"(.+\.)?localhost|127(\.\d{1,3}){3}|\[::1\]|::1")
 #: A host, and a port that does not matter.

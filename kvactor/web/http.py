@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Mapping
 from hashlib import blake2b
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
@@ -49,7 +49,8 @@ _MAX_DIGITS = 20
 
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+_NO_PARAMETERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -61,7 +62,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     target: str
     headers: Mapping[str, str]
     body: bytes = b""
-    parameters: Mapping[str, str] = _NOTHING
+    parameters: Mapping[str, str] = _NO_PARAMETERS
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
@@ -74,7 +75,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     body: bytes = b""
     status: int = 200
     content_type: str = JSON
-    headers: Mapping[str, str] = _NOTHING
+    headers: Mapping[str, str] = NO_HEADERS
     time: int = 0
 
 
@@ -82,7 +83,7 @@ def json_response(
     revision: int,
     body: object,
     status: int = 200,
-    headers: Mapping[str, str] = _NOTHING,
+    headers: Mapping[str, str] = NO_HEADERS,
     time: int = 0,
 ) -> Response:
     """Return a response whose body is JSON."""

@@ -14,7 +14,7 @@ import pytest
 from tests.web.corpus import ROOT, SCRIPTS, difference
 
 #: What no script has a server say: it takes a race, a fault, a stop, or a fold that has come so far.
-#: The seed's routes tell two without a code, and 417 is aiohttp's own answer, which has none.
+#: The simple routes answer two without a code, and 417 is aiohttp's own answer, which has none.
 UNHEARD = {
     "expectation_failed",
     "history_gone",
@@ -25,6 +25,7 @@ UNHEARD = {
     "overloaded",
     "record_damaged",
     "stopping",
+    "writes_stalled",
 }
 
 

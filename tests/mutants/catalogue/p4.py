@@ -23,7 +23,7 @@ MUTANTS: Final = (
         killed_by=(
             (
                 "tests/core/test_feed.py::"
-                "test_a_stop_answers_who_waits_with_nothing_and_makes_nobody_wait_after_it"
+                "test_a_stop_answers_waiting_readers_with_nothing_and_no_reader_waits_after_it"
             ),
         ),
     ),
@@ -139,7 +139,7 @@ MUTANTS: Final = (
             "tests/test_promises.py::test_p4_every_asker_gets_exactly_one_answer",
             (
                 "tests/core/test_idempotency.py::"
-                "test_two_at_once_under_one_key_are_done_once_and_wait_for_the_same_flush"
+                "test_two_writes_at_once_under_one_key_are_done_once_and_wait_for_the_same_flush"
             ),
         ),
     ),

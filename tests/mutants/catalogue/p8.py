@@ -52,8 +52,8 @@ MUTANTS: Final = (
         ),
         killed_by=(
             (
-                "tests/core/test_owner.py::"
-                "test_a_repeated_commit_gets_the_same_answer_and_waits_for_the_same_flush"
+                "tests/core/test_transaction_manager.py::"
+                "test_a_commit_that_is_repeated_waits_for_the_same_flush_and_gets_the_same_answer"
             ),
         ),
     ),
@@ -101,7 +101,7 @@ MUTANTS: Final = (
         killed_by=(
             (
                 "tests/test_promises.py::"
-                "test_p8_what_inner_levels_have_committed_counts_among_a_transactions_bytes"
+                "test_p8_writes_that_inner_levels_have_committed_count_among_a_transactions_bytes"
             ),
         ),
     ),
@@ -151,7 +151,7 @@ MUTANTS: Final = (
             ),
         ),
         killed_by=(
-            "tests/core/test_owner.py::test_the_journal_is_trimmed_though_one_key_is_all_that_is_written",
+            "tests/core/test_owner.py::test_the_journal_is_trimmed_even_if_only_one_key_is_written",
         ),
     ),
 )

@@ -159,4 +159,30 @@ MUTANTS: Final = (
             "tests/test_promises.py::test_p10_an_unexpected_exception_in_the_owner_does_the_same",
         ),
     ),
+    Mutant(
+        "p4-a-failure-forgets-readers-of-history",
+        "The owner fails while the journal reads old revisions. Their readers get no answer.",
+        edits=(
+            Edit(
+                "kvactor/core/feed.py",
+                "Feed.abandoned",
+                find="chain(self._waiting, *self._reading.values())",
+                replace="self._waiting",
+            ),
+        ),
+        killed_by=("tests/core/test_feed.py",),
+    ),
+    Mutant(
+        "p4-a-broken-reply-fails-the-owner",
+        "A reply that cannot take its answer fails the owner, and with it every other request.",
+        edits=(
+            Edit(
+                "kvactor/core/replies.py",
+                "deliver",
+                find='log.exception("a reply could not be given to its asker")',
+                replace="raise",
+            ),
+        ),
+        killed_by=("tests/test_actor.py",),
+    ),
 )

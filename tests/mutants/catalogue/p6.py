@@ -251,4 +251,37 @@ MUTANTS: Final = (
         ),
         killed_by=(STRESS,),
     ),
+    Mutant(
+        "p6-expiry-is-not-ordered",
+        "Plain reads judge expiry by the clock while a write waits for the disk. A reader misses an "
+        "expired key and does not see the write that has still read it.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.read",
+                find="context.now = min(context.now, store.horizon)",
+                replace="",
+            ),
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.scan",
+                find="context.now = min(context.now, store.horizon)",
+                replace="",
+            ),
+        ),
+        killed_by=("tests/core/test_expiry.py",),
+    ),
+    Mutant(
+        "p6-an-expiry-is-told-before-readers-see-it",
+        "A request is told at once that a key has expired, while plain reads still see the key.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace._depend_on_expiry",
+                find="expires_at > self._store.horizon",
+                replace="False",
+            ),
+        ),
+        killed_by=("tests/core/test_expiry.py",),
+    ),
 )

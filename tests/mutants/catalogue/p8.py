@@ -154,4 +154,17 @@ MUTANTS: Final = (
             "tests/core/test_owner.py::test_the_journal_is_trimmed_even_if_only_one_key_is_written",
         ),
     ),
+    Mutant(
+        "p8-writes-never-stall",
+        "Writes are accepted without a bound while a fold is under way.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.stalled",
+                find="self._store.folding and self._store.unfolded >= bound",
+                replace="False",
+            ),
+        ),
+        killed_by=("tests/core/test_stalls.py",),
+    ),
 )

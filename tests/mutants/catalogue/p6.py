@@ -208,8 +208,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/store.py",
                 "Store._look",
-                find="(self._memtable, self._frozen)",
-                replace="(self._frozen, self._memtable)",
+                find="(self.memtable, self._frozen)",
+                replace="(self._frozen, self.memtable)",
             ),
         ),
         killed_by=(

@@ -16,7 +16,7 @@ MUTANTS: Final = (
                 "Store.recover",
                 find="""
                     if record is not None and expiry_of(record) != NEVER:
-                        heapq.heappush(self._memtable.expiring, (expiry_of(record), key))
+                        heapq.heappush(self.memtable.expiring, (expiry_of(record), key))
                 """,
                 replace="",
             ),
@@ -146,8 +146,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/owner.py",
                 "Owner.drain",
-                find="store.memtable.size >= limit or store.memtable.grown >= limit * MAX_REWRITES",
-                replace="store.memtable.size >= limit",
+                find="memtable.size >= limit or memtable.grown >= limit * MAX_REWRITES",
+                replace="memtable.size >= limit",
             ),
         ),
         killed_by=(

@@ -173,13 +173,24 @@ def test_a_read_of_an_expired_key_alone_may_come_behind_the_batch() -> None:
 
 
 def test_a_scan_up_to_a_limit_does_not_look_at_what_is_behind_it() -> None:
-    feed = [FeedEvent(1, {"a": "1", "k": "1"}, {"a": 150}, 100), BOTH[1]]
     write = op(put("a", "1", 50), put("k", "1"), revision=1, at=100)
-    final = (*B, Item("k", "1", 1))
+    batch = op(ALIVE, put("b", "2"), put("m", "2"), revision=2, at=140)
+    feed = [
+        FeedEvent(1, {"a": "1", "k": "1"}, {"a": 150}, 100),
+        FeedEvent(2, {"b": "2", "m": "2"}, {}, 140),
+    ]
+    final = (*B, Item("k", "1", 1), Item("m", "2", 2))
     last = op(scanned(["k", "1", 1], limit=1, reverse=True), revision=1, at=150)
-    assert violation(feed, write, BATCH, last, final=final) == ""
+    assert violation(feed, write, batch, last, final=final) == ""
     first = op(scanned(["k", "1", 1], limit=1), revision=1, at=150)
-    assert "still found it" in violation(feed, write, BATCH, first, final=final)
+    assert "still found it" in violation(feed, write, batch, first, final=final)
+
+
+def test_a_read_of_an_expired_key_that_had_ended_does_not_come_behind_the_batch() -> None:
+    write = op(*WRITE.steps, revision=1, at=100, when=(0, 1))
+    expired = op(EXPIRED, revision=1, at=150, when=(1, 2))
+    batch = op(*BATCH.steps, revision=2, at=140, when=(3, 4))
+    assert "still found it" in violation(BOTH, write, expired, batch, final=B)
 
 
 def test_a_key_that_was_expired_for_one_who_had_ended_is_not_found_by_another() -> None:

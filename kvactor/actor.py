@@ -1,9 +1,8 @@
-"""The actor: a bounded mailbox, the one coroutine that owns the data, and what happens when either
-ends.
+"""The actor: a bounded mailbox, and the one coroutine that owns the data.
 
-The rule: whoever asks gets exactly one answer (P4). The loop takes all that waits, gives it to the
-owner as one drain, and goes on. If the owner raises, nothing is known any more: everyone who waits
-is told so, and the loop ends with the exception, for the process to end (P10).
+The rule: each asker gets exactly one reply (P4). The loop takes all messages that wait, gives them to
+the owner as one drain, and goes on. If the owner raises, the state is unknown: all askers get
+`OutcomeUnknown`, and the loop ends with the exception, so that the process ends (P10).
 """
 
 import asyncio
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from kvactor.core.messages import Answer, Message, Stop, Tick
 from kvactor.core.owner import Envelope, Owner
+from kvactor.core.replies import ReplyTo, deliver
 from kvactor.errors import KvactorError, OutcomeUnknown, Overloaded, Stopping
 from kvactor.metrics import MeasuredJournal, MeasuredTree, Metrics
 from kvactor.settings import Settings
@@ -26,7 +26,7 @@ R = TypeVar("R")
 #: Seconds between two ticks.
 TICK = 1.0
 
-#: Seconds of the loop's time that a fold in the background is lent after a drain, when it has
+#: Seconds for which the loop yields to a fold in the background after a drain, when the fold has
 #: fallen behind.
 FOLD_YIELD = 0.001
 
@@ -37,10 +37,11 @@ def wall_clock() -> int:
 
 
 class StoreActor:
-    """Owns a storage, from `start` to `stop`. Raises `DataDamaged` if the storage cannot be recovered.
+    """Owns the data of a storage, from `start` to `stop`. Raises `DataDamaged` if the storage cannot
+    be recovered.
 
-    `done` is the loop's task: who started the actor waits for it too, because it ends with an
-    exception when the data is not safe any more.
+    `clock` returns milliseconds since the epoch. `done` is the loop's task; it ends with an exception
+    when the owner has failed. `kvactor.server` closes the storage.
     """
 
     done: asyncio.Task[None]
@@ -48,7 +49,6 @@ class StoreActor:
     def __init__(
         self, storage: Storage, settings: Settings, clock: Callable[[], int] = wall_clock
     ) -> None:
-        self._storage = storage
         self._settings = settings
         self._clock = clock
         # A list, and a future that is done when something is in it: a Queue costs more per message.
@@ -65,10 +65,11 @@ class StoreActor:
         )
         self._woken_at = 0.0
         self._draining: list[Envelope] = []
-        #: makes the error for whoever asks, unless the loop is running
+        #: makes the error for new requests, unless the loop is running
         self._closed: Callable[[], KvactorError] | None = _stopping
         #: the newest durable revision
         self.revision = self._owner.revision
+        self._free_space_known = True
 
     @property
     def waiting(self) -> int:
@@ -78,10 +79,18 @@ class StoreActor:
     # -- asking --
 
     def ask(self, message: Message[R]) -> "asyncio.Future[Answer[R]]":
-        """Return the future answer to a message. Raises `Overloaded` or `Stopping` at once.
+        """Return the future result of a message. Raises `Overloaded` or `Stopping` at once.
 
-        Whoever stops waiting may cancel the future: what was asked for is done, or not, all the
-        same (P7).
+        An asker may cancel the future: that does not change what happens to the message (P7).
+        """
+        reply: asyncio.Future[Answer[R]] = asyncio.get_running_loop().create_future()
+        self.submit(message, reply)
+        return reply
+
+    def submit(self, message: Message[Any], reply: ReplyTo) -> None:
+        """Give the owner a message; its outcome goes to `reply`, once. Only the loop's thread may call.
+
+        Raises `Overloaded` or `Stopping` at once, and leaves `reply` alone then.
         """
         if self._closed is not None:
             raise self._closed()
@@ -89,9 +98,7 @@ class StoreActor:
             raise Overloaded(
                 f"{self._settings.mailbox_size} requests are waiting already. Try again later."
             )
-        reply: asyncio.Future[Answer[R]] = self._loop.create_future()
         self._put((message, reply))
-        return reply
 
     def _post(self, message: Message[Any]) -> None:
         self._loop.call_soon_threadsafe(self._put, (message, None))
@@ -113,20 +120,38 @@ class StoreActor:
         self._loop.call_later(TICK, self._tick)
 
     async def stop(self) -> None:
-        """Answer what was accepted, flush, fold, and close the storage.
+        """Handle the messages that were accepted, flush and fold. Return when the loop has ended.
 
-        If the loop had failed, `done` still says so.
+        It may be called again. A failure stays in `done`.
         """
         if self._closed is None:
             self._closed = _stopping
             self._post(Stop())
         await asyncio.wait({self.done})
-        self._storage.close()
 
     def _tick(self) -> None:
         if not self.done.done():
-            self._post(Tick(self._owner.free_space()))
             self._loop.call_later(TICK, self._tick)
+            self._post(Tick(self._free_space()))
+
+    def _free_space(self) -> int | None:
+        """Return the bytes that can be written; None, with one line in the log, if they cannot be read.
+
+        Whatever is raised: a tick without free space is better than no tick.
+        """
+        try:
+            free = self._owner.free_space()
+        except Exception as error:  # noqa: BLE001
+            if self._free_space_known:
+                log.warning(
+                    "the free space of the disk cannot be read, the last known figure stays: %s", error
+                )
+            self._free_space_known = False
+            return None
+        if not self._free_space_known:
+            log.info("the free space of the disk can be read again")
+        self._free_space_known = True
+        return free
 
     async def _run(self) -> None:
         owner = self._owner
@@ -156,8 +181,8 @@ class StoreActor:
     def _refuse(self, error: Callable[[], KvactorError]) -> None:
         self._closed = error
         for _, reply in self._draining + self._mailbox:
-            if reply is not None and not reply.done():
-                reply.set_exception(error())
+            if reply is not None:
+                deliver(reply, error())
 
 
 def _stopping() -> Stopping:

@@ -13,13 +13,14 @@ class KvactorError(Exception):
     """An expected outcome. The message is a whole sentence for the caller.
 
     `depends_on` is the revision, perhaps only staged, that has to be durable before the outcome may
-    be told (P3; 0: none); `revision` is the store's revision at which it happened, once the owner
-    has answered with it.
+    be told (P3; 0: none); `revision` is the store's revision at which it happened, and `time` the
+    owner's clock then, in milliseconds since the epoch, once the owner has answered with it.
     """
 
     code: ClassVar[str] = "error"
     depends_on: int = 0
     revision: int | None = None
+    time: int | None = None
 
     def __init__(self, sentence: str, details: Mapping[str, object] | None = None) -> None:
         super().__init__(sentence)
@@ -37,19 +38,19 @@ class InvalidRequest(KvactorError):
 
 
 class CrossOrigin(KvactorError):
-    """Is raised when a page of another origin asks: a browser lends it its place in the network."""
+    """Is raised when a request comes from a page of another origin."""
 
     code = "cross_origin"
 
 
 class HostNotAllowed(KvactorError):
-    """Is raised when `Host` is no name of the server's: a page may have made its own name lead here."""
+    """Is raised when `Host` is not a name of this server, as after DNS rebinding."""
 
     code = "host_not_allowed"
 
 
 class KeyAndValueRequired(KvactorError):
-    """Is raised when the seed's set route is given no key or no value."""
+    """Is raised when `/set` gets no key or no value."""
 
     code = "key_and_value_required"
 
@@ -88,22 +89,24 @@ class KeyNotFound(KvactorError):
 
 
 class PreconditionFailed(KvactorError):
-    """Is raised when a key is not what a write's precondition says. Nothing was done."""
+    """Is raised when a write's precondition does not hold. Nothing was done."""
 
     code = "precondition_failed"
 
 
 class ChecksFailed(KvactorError):
-    """Is raised when not all checks of a batch hold. Nothing was done.
+    """Is raised when a check of a batch fails. Nothing was done.
 
-    Details: `failed`, the indexes of those that do not.
+    Details: `failed`, the indexes of the failed checks.
     """
 
     code = "checks_failed"
 
 
 class NotAnInteger(KvactorError):
-    """Is raised when a value that is to be incremented, or the sum, is no integer of 64 bits."""
+    """Is raised when an increment finds a value that is not an integer, or when the sum does not fit
+    into 64 bits.
+    """
 
     code = "not_an_integer"
 
@@ -115,9 +118,9 @@ class BatchTooLarge(KvactorError):
 
 
 class RangeTooLarge(KvactorError):
-    """Is raised when a range to be deleted has more than `max_batch_size` keys.
+    """Is raised when a range to delete has more than `max_batch_size` keys.
 
-    Details: `limit`, and, where they were counted, `count`.
+    Details: `limit`.
     """
 
     code = "range_too_large"
@@ -130,7 +133,7 @@ class AnswerTooLarge(KvactorError):
 
 
 class IdempotencyKeyReused(KvactorError):
-    """Is raised when an idempotency key comes again with another request."""
+    """Is raised when an idempotency key was used for a different request."""
 
     code = "idempotency_key_reused"
 
@@ -151,23 +154,19 @@ class NoTransaction(KvactorError):
 
 
 class TransactionNotFound(KvactorError):
-    """Is raised when an isolated transaction was never opened, is rolled back, or was idle for too
-    long.
-    """
+    """Is raised when an isolated transaction does not exist, has ended, or was idle for too long."""
 
     code = "transaction_not_found"
 
 
 class TransactionConflict(KvactorError):
-    """Is raised when something that an isolated transaction has read was written by someone else
-    since.
-    """
+    """Is raised when another client wrote a key or range that an isolated transaction has read."""
 
     code = "transaction_conflict"
 
 
 class TransactionTooDeep(KvactorError):
-    """Is raised by begin at `max_transaction_depth`."""
+    """Is raised by begin when a transaction has `max_transaction_depth` levels."""
 
     code = "transaction_too_deep"
 
@@ -188,16 +187,16 @@ class TooManyTransactions(KvactorError):
 
 
 class HistoryGone(KvactorError):
-    """Is raised when revisions are asked for that are not kept any more.
+    """Is raised when the requested revisions are not kept any more.
 
-    Details: `oldest`, the oldest revision that is.
+    Details: `oldest`, the oldest kept revision.
     """
 
     code = "history_gone"
 
 
 class RevisionInFuture(KvactorError):
-    """Is raised when revisions are asked for after one that has not been made yet."""
+    """Is raised when the requested revision does not exist yet."""
 
     code = "revision_in_future"
 
@@ -212,8 +211,8 @@ class TooManySubscribers(KvactorError):
 
 
 class Overloaded(KvactorError):
-    """Is raised when `mailbox_size` requests are waiting already, or large ones have
-    `max_in_flight_size` bytes. Nothing was done; try again.
+    """Is raised when `mailbox_size` requests wait, or large requests use `max_in_flight_size` bytes.
+    Nothing was done; try again.
     """
 
     code = "overloaded"
@@ -237,9 +236,15 @@ class StorageFull(KvactorError):
     code = "storage_full"
 
 
+class WritesStalled(KvactorError):
+    """Is raised by writes while folds fall behind. Nothing was done; reads go on; try again."""
+
+    code = "writes_stalled"
+
+
 class OutcomeUnknown(KvactorError):
-    """Is raised to every waiter when a flush or the owner fails: the write may or may not be
-    durable (P10).
+    """Is raised to all waiting requests when a flush or the owner fails. Their writes may be durable
+    or not (P10).
     """
 
     code = "outcome_unknown"

@@ -1,8 +1,8 @@
-"""Failpoints: named places in a write's way down to disk, where a test can have the server die, fail or
-wait.
+"""Failpoints: named steps of a write on its way to the disk, at which a test lets the server die, fail
+or wait.
 
-The rule: a server that is not asked for them does not know of them. The named functions are replaced
-at the start, before there is an owner, and only if `KVACTOR_FAILPOINTS` names them:
+The rule: without `KVACTOR_FAILPOINTS` no function is changed. With it, the functions that it names are
+replaced at the start, before there is an owner:
 
     KVACTOR_FAILPOINTS=flush.after=kill@5,fold.written=delay:20
 
@@ -11,9 +11,9 @@ at the start, before there is an owner, and only if `KVACTOR_FAILPOINTS` names t
     signal      SIGTERM, to the process itself
     delay:20    a wait of so many milliseconds
 
-Behind `@` is which arrival is meant, counted from 1; without it, every one. What happens is said in
-the log the first time, before it happens. A delay holds up whoever comes there: the journal's or the
-tree's thread in a flush and a fold, and everywhere else the owner, and the loop with it.
+The number behind `@` is that of the arrival, counted from 1; without it, every arrival counts. The
+first time, a line in the log comes before the action. A delay in a flush or a fold blocks the thread
+of the journal or the tree; everywhere else it blocks the owner, and with it the event loop.
 """
 
 import errno
@@ -95,7 +95,7 @@ _ACTION: Final = re.compile(r"(kill|error|signal|delay:(?P<delay>\d{1,9}))(@(?P<
 
 
 class Failpoint(NamedTuple):
-    """What is to happen at a point.
+    """The action at a point.
 
     `delay` is in milliseconds, 0 for the other actions; `nth` is 0 for every arrival.
     """
@@ -107,9 +107,9 @@ class Failpoint(NamedTuple):
 
 
 def parse(text: str) -> dict[str, Failpoint]:
-    """Return what `KVACTOR_FAILPOINTS` asks for, by the name of the point; nothing if it is empty.
+    """Return the failpoints that a value of `KVACTOR_FAILPOINTS` names, by the name of the point.
 
-    Raises `ValueError` with a sentence that says what is wrong.
+    Raises `ValueError` with a sentence that names the mistake.
     """
     failpoints: dict[str, Failpoint] = {}
     for one in filter(None, text.split(",")):
@@ -133,7 +133,7 @@ def parse(text: str) -> dict[str, Failpoint]:
 
 
 def arm(failpoints: Mapping[str, Failpoint]) -> None:
-    """Replace the functions that `failpoints` are about, for as long as the process lives."""
+    """Replace the functions of `failpoints`, for as long as the process lives."""
     for name, failpoint in failpoints.items():
         owner, attribute, wrap = POINTS[name]
         log.warning("failpoint %s is armed: %s", name, failpoint.text)
@@ -141,7 +141,7 @@ def arm(failpoints: Mapping[str, Failpoint]) -> None:
 
 
 def reached(name: str) -> str:
-    """Return what the log says when a failpoint is reached for the first time."""
+    """Return the log's words for a failpoint that is reached for the first time."""
     return f"failpoint {name} is reached"
 
 

@@ -1,7 +1,7 @@
-"""What is measured, and how Prometheus is told.
+"""Metrics, and their text for Prometheus.
 
-The rule: measuring costs a few counters in memory; names, help and text are made when somebody asks.
-All durations are seconds, by a clock that only goes forward.
+The rule: measuring costs a few counters in memory; names, help and text are made for a request of
+`/metrics`. All durations are seconds, by a monotonic clock.
 """
 
 import time
@@ -30,7 +30,7 @@ SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
 class Histogram:
-    """How often a value was how large. One thread at a time may observe."""
+    """Counts values by size. One thread at a time may observe."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
 
@@ -60,7 +60,7 @@ class Histogram:
 
 
 class Metrics:
-    """What is counted while the server works."""
+    """The counters of a server."""
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
@@ -72,12 +72,13 @@ class Metrics:
         self.flush = Histogram()
         self.flush_size = Histogram(SIZES)
         self.fold = Histogram()
-        self.subscribers = 0
+        #: counts the requests that follow the changes
+        self.subscribers: Callable[[], int] = lambda: 0
         self.connections = 0
         self.slow_clients_disconnected = 0
 
     def counter(self, method: str, route: str) -> Callable[[int, float], None]:
-        """Return what counts requests by their status, and the seconds that they took."""
+        """Return a function that counts a request: its status, and the seconds that it took."""
         by_status: dict[int, Histogram] = {}
 
         def count(status: int, seconds: float) -> None:
@@ -88,7 +89,7 @@ class Metrics:
         return count
 
     def text(self, report: StatusReport, revision: int, waiting: int) -> bytes:
-        """Return all in Prometheus' text format, with what the owner reports."""
+        """Return all metrics, those of the owner's report too, in Prometheus' text format."""
         gauges = {
             "revision": ("Newest durable revision.", revision),
             "keys": ("Keys stored.", report.keys),
@@ -97,11 +98,15 @@ class Metrics:
             "memtable_keys": ("Keys in the memtable.", report.memtable_keys),
             "memtable_bytes": ("Bytes in the memtable, with overhead.", report.memtable_bytes),
             "folded_revision": ("Newest revision in the tree.", report.folded),
+            "writes_stalled": (
+                "1 while writes are refused because folds fall behind.",
+                int(report.stalled),
+            ),
             "transactions_open": ("Isolated transactions open.", report.transactions),
             "shared_transaction_depth": ("Depth of the shared transaction.", report.shared_depth),
             "free_bytes": ("Bytes that can still be written.", report.free_space),
             "connections": ("Connections that are open.", self.connections),
-            "subscribers": ("Requests that follow the changes.", self.subscribers),
+            "subscribers": ("Requests that follow the changes.", self.subscribers()),
         }
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Snapshot([*self._counted(), *_gauges(gauges)]))
@@ -110,7 +115,7 @@ class Metrics:
     def _counted(self) -> Iterator[Metric]:
         requests = HistogramMetricFamily(
             "kvactor_request_seconds",
-            "Requests, from the first byte read to the answer.",
+            "Requests, from the first byte read to the response.",
             labels=("method", "route", "status"),
         )
         for (method, route, status), one in list(self.requests.items()):
@@ -119,7 +124,7 @@ class Metrics:
         for name, text, one in (
             (
                 "mailbox_wait_seconds",
-                "How long the first message of a drain has waited.",
+                "Wait of the first message of a drain.",
                 self.mailbox_wait,
             ),
             ("flush_seconds", "Flushes of the journal.", self.flush),
@@ -129,7 +134,7 @@ class Metrics:
             yield HistogramMetricFamily(f"kvactor_{name}", text, buckets=one.buckets, sum_value=one.sum)
         errors = CounterMetricFamily(
             "kvactor_errors",
-            "Errors told to clients, by code; transaction_conflict counts the conflicts.",
+            "Errors sent to clients, by code; transaction_conflict counts the conflicts.",
             labels=("code",),
         )
         for code, count in list(self.errors.items()):
@@ -137,7 +142,7 @@ class Metrics:
         yield errors
         yield CounterMetricFamily(
             "kvactor_slow_clients_disconnected",
-            "Clients that did not read what they were sent.",
+            "Clients disconnected because they did not read.",
             self.slow_clients_disconnected,
         )
 
@@ -147,7 +152,7 @@ class _Snapshot(Collector):
         self._metrics = metrics
 
     def collect(self) -> Sequence[Metric]:
-        """Return what was counted."""
+        """Return the metrics."""
         return self._metrics
 
 
@@ -163,6 +168,7 @@ class MeasuredJournal:
         self._journal = journal
         self._metrics = metrics
         self.replay = journal.replay
+        self.read = journal.read
         self.head = journal.head
         self.trim = journal.trim
         self.free_space = journal.free_space

@@ -26,14 +26,14 @@ MAX_SECONDS = 365 * 24 * 3600
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be chosen. Raises nothing; see `load` for how it is filled from text."""
+    """The settings. Constructing one checks nothing; `load` fills it from text, and checks."""
 
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 picks a free one")] = (
         5000
     )
     allowed_hosts: Annotated[
-        str, Meta(description="names that requests may have in Host, with commas, beside its own")
+        str, Meta(description="more names that Host may have, separated by commas")
     ] = ""
     data_dir: Annotated[str, Meta(description="directory for the data")] = "kvactor-data"
     memory: Annotated[bool, Meta(description="keep everything in memory, and nothing on disk")] = False
@@ -61,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             gt=0,
             le=MAX_SECONDS,
-            description="seconds in which a client has to take the next 64 KiB of what it is sent",
+            description="seconds in which a client has to take the next 64 KiB of a response",
         ),
     ] = 30.0
     keepalive_timeout: Annotated[
@@ -73,15 +73,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=MAX_SECONDS,
-            description="seconds that requests under way get to finish when the server stops",
+            description="seconds for requests in progress to finish when the server stops",
         ),
     ] = 10.0
+    exit_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=MAX_SECONDS,
+            description="seconds beyond shutdown_timeout until a stop is abandoned, with status 1",
+        ),
+    ] = 30.0
     max_connections: Annotated[int, Meta(ge=1, description="connections; more get 503")] = 10_000
     max_in_flight_size: Annotated[
         int,
-        Meta(ge=0, description="bytes of bodies and answers of over 64 KiB under way; more get 503"),
+        Meta(
+            ge=0, description="bytes of bodies and responses of over 64 KiB in progress; more get 503"
+        ),
     ] = 256 * _MiB
-    mailbox_size: Annotated[int, Meta(ge=1, description="requests that may wait; more get 503")] = (
+    mailbox_size: Annotated[int, Meta(ge=1, description="requests in the mailbox; more get 503")] = (
         10_000
     )
 
@@ -101,21 +111,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 30.0
     max_transaction_idle_timeout: Annotated[
-        float, Meta(gt=0, le=MAX_SECONDS, description="seconds that a client may ask for instead")
+        float,
+        Meta(
+            gt=0,
+            le=MAX_SECONDS,
+            description="the longest idle timeout that a client may ask for, in seconds",
+        ),
     ] = 300.0
     shared_transaction_idle_timeout: Annotated[
-        float, Meta(ge=0, le=MAX_SECONDS, description="the same for the shared transaction; 0 is never")
+        float,
+        Meta(
+            ge=0,
+            le=MAX_SECONDS,
+            description="seconds after which an idle shared transaction is rolled back; 0: never",
+        ),
     ] = 0.0
     shared_transaction_warning: Annotated[
         float,
         Meta(
             gt=0,
             le=MAX_SECONDS,
-            description="seconds after which an open shared transaction is warned about",
+            description="seconds after which the log warns of an open shared transaction",
         ),
     ] = 60.0
     remembered_transactions: Annotated[
-        int, Meta(ge=0, description="ended transactions whose commit may be repeated")
+        int,
+        Meta(
+            ge=0,
+            description="ended transactions that are remembered, so that a commit may be repeated",
+        ),
     ] = 10_000
 
     max_batch_size: Annotated[
@@ -130,7 +154,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_subscribers: Annotated[int, Meta(ge=1, description="requests that follow the changes")] = 1000
     heartbeat: Annotated[
         float,
-        Meta(gt=0, le=MAX_SECONDS, description="seconds of quiet after which an event stream says so"),
+        Meta(
+            gt=0,
+            le=MAX_SECONDS,
+            description="seconds without an event after which a stream sends a comment",
+        ),
     ] = 15.0
 
     history: Annotated[int, Meta(ge=0, description="revisions kept in the journal")] = 100_000
@@ -141,11 +169,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=0, description="bytes of free disk below which writes get 507")
     ] = 256 * _MiB
     map_size: Annotated[
-        int, Meta(ge=16 * _MiB, description="upper bound in bytes of the journal, and of the tree")
+        int,
+        Meta(
+            ge=16 * _MiB,
+            description="bytes of address space of the journal, and of the tree: their upper bounds",
+        ),
     ] = 1 << 40
 
 
-#: What msgspec says of a number that is out of bounds, and the words for it here.
+#: msgspec's sentence for a number that is out of bounds, and the words for it here.
 _BOUND = re.compile(r"Expected `\w+` (>=|>|<=) (\S+)")
 _BOUND_WORDS = {">=": "at least", ">": "more than", "<=": "at most"}
 
@@ -171,11 +203,11 @@ class Setting(msgspec.Struct, frozen=True):
 
     @property
     def metavar(self) -> str:
-        """What the flag takes."""
+        """The placeholder of the flag's value in the help."""
         return "|".join(self.choices) or {int: "N", float: "SECONDS"}.get(self.kind, "TEXT")
 
     def objection(self, text: str, error: msgspec.ValidationError) -> str:
-        """Say in plain words what is wrong with a value that msgspec has refused with `error`."""
+        """Return a plain sentence for a value that msgspec has refused with `error`."""
         if self.choices:
             return f"{self.name} is one of {', '.join(self.choices)}"
         if bound := _BOUND.match(str(error)):
@@ -206,20 +238,47 @@ def table() -> Iterator[Setting]:
 
 
 def suggestion(mistyped: str, names: Iterable[str], prefix: str) -> str:
-    """Ask for the one of `names` that was probably meant, with a space behind; empty if none is like
-    it. That all begin with `prefix` does not make them alike.
+    """Return a question for the name that is most like `mistyped`, with a space behind; empty if none
+    is like it. The common `prefix` does not count as likeness.
     """
     bare = [name.removeprefix(prefix) for name in names]
     near = get_close_matches(mistyped.removeprefix(prefix), bare, 1)
     return f"Did you mean {prefix}{near[0]}? " if near else ""
 
 
+#: What Kubernetes sets in every pod for a Service named kvactor, or kvactor-something: `NAME=value`.
+_SERVICE_LINK = re.compile(
+    PREFIX
+    + r"""([A-Z0-9_]+_)?(
+        SERVICE_HOST = [0-9a-f.:]+
+      | SERVICE_PORT(_[A-Z0-9_]+)? = \d+
+      | PORT(_\d+_[A-Z]+)? = [a-z]+://\S+:\d+
+      | PORT_\d+_[A-Z]+_PROTO = [a-z]+
+      | PORT_\d+_[A-Z]+_PORT = \d+
+      | PORT_\d+_[A-Z]+_ADDR = [0-9a-f.:]+
+    )""",
+    re.VERBOSE,
+)
+
+
+def service_links(environ: Mapping[str, str]) -> list[str]:
+    """Return the names of the variables that Kubernetes has set for a Service: they are no settings.
+
+    See "Discovering services" in the documentation of Kubernetes: `KVACTOR_PORT=tcp://10.0.0.1:5000`
+    and others, for a Service named kvactor. Name and value both have to be of that shape.
+    """
+    return [name for name, text in environ.items() if _SERVICE_LINK.fullmatch(f"{name}={text}")]
+
+
 def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
     """Return the settings that an environment and flags (by setting's name) ask for.
 
     Raises `ValueError` with a sentence that names the variable or flag, if a value is of the wrong
-    type or out of bounds, or if a variable begins with `KVACTOR_` and names no setting.
+    type or out of bounds, or if a variable begins with `KVACTOR_` and names no setting. Those of
+    `service_links` are passed over.
     """
+    links = service_links(environ)
+    environ = {name: text for name, text in environ.items() if name not in links}
     rows = {setting.variable: setting for setting in table()}
     for variable in environ:
         if variable.startswith(PREFIX) and variable not in rows and variable != FAILPOINTS:

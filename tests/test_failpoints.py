@@ -1,4 +1,4 @@
-"""Failpoints: the table of them, how they are asked for, and that nobody has them who did not ask."""
+"""Failpoints: their table, how they are set, and that a server without them is untouched."""
 
 import logging
 import os
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kvactor import cli, failpoints
+from kvactor.cli.deadline import ExitDeadline
 from kvactor.failpoints import POINTS, STEPS
 from kvactor.settings import FAILPOINTS, PREFIX, Settings
 from kvactor.storage.directory import Storage
@@ -46,16 +47,16 @@ def test_every_step_of_a_write_has_a_point_before_and_a_point_after_it() -> None
     assert set(POINTS) == sides | {"flush.written", "fold.written"}
 
 
-def test_nothing_is_replaced_in_a_server_that_is_not_asked_to(
+def test_a_server_without_failpoints_has_no_function_replaced(
     environ: pytest.MonkeyPatch, functions: dict[str, Any]
 ) -> None:
     seen: list[set[str]] = []
 
-    async def serve(storage: Storage, settings: Settings, where: str) -> int:
+    async def serve(storage: Storage, settings: Settings, where: str, _: ExitDeadline) -> int:
         seen.append(changed(functions))
         return 0
 
-    environ.setattr(cli, "serve", serve)
+    environ.setattr(cli.serve, "serve", serve)
     environ.setattr(logging, "basicConfig", lambda **_: None)
     assert cli.main(["--memory"]) == 0
     environ.setenv(FAILPOINTS, "")
@@ -67,7 +68,7 @@ def test_nothing_is_replaced_in_a_server_that_is_not_asked_to(
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_point_is_on_the_side_that_it_is_named_for(
+def test_a_point_named_before_or_after_acts_before_or_after_its_function(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, point: str
 ) -> None:
     owner, attribute, _ = POINTS[point]
@@ -80,7 +81,7 @@ def test_a_point_is_on_the_side_that_it_is_named_for(
     assert caplog.messages == [f"{failpoints.reached(point)}: delay:0"]
 
 
-def test_an_action_happens_at_every_arrival_or_at_the_one_that_is_named(
+def test_an_action_with_a_count_happens_at_that_arrival_and_one_without_at_each(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     slept: list[float] = []
@@ -125,7 +126,7 @@ def test_an_action_happens_at_every_arrival_or_at_the_one_that_is_named(
         ("stage.after=error;fold.after=kill", "'error;fold.after=kill' cannot be done"),
     ],
 )
-def test_what_cannot_be_is_refused_with_a_sentence_that_says_what_could(
+def test_a_text_that_is_no_failpoint_is_refused_with_a_sentence_that_names_the_choices(
     environ: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     functions: dict[str, Any],

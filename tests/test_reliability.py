@@ -6,6 +6,7 @@ import pytest
 
 from kvactor.failpoints import POINTS
 from tests.examples import ROOT
+from tests.mutants.catalogue import MUTANTS
 from tests.sizes import SIZES
 from tests.web.test_documentation import named, rows
 
@@ -13,7 +14,7 @@ PROMISES = [
     (int(number), text.split())
     for number, text in re.findall(
         r"^(\d+)\. (.*(?:\n   .*)*)",
-        (ROOT / "README.md").read_text().partition("## What is promised")[2].partition("\n`tests/")[0],
+        (ROOT / "README.md").read_text().partition("## Promises")[2].partition("\n`tests/")[0],
         re.MULTILINE,
     )
 ]
@@ -57,3 +58,8 @@ def test_the_failpoints_in_the_text_are_there() -> None:
     named_there = re.findall(r"`(\w+\.\w+)=", text)
     assert named_there
     assert set(named_there) <= set(POINTS)
+
+
+def test_the_number_of_mutants_is_told() -> None:
+    cells = [told for what, _, told in rows("reliability.md", FIGURES) if what == "mutants"]
+    assert cells == [f"{len(MUTANTS)} of {len(MUTANTS)} are killed"]

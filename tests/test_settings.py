@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from kvactor.cli import parser
-from kvactor.settings import Settings, load, table
+from kvactor.settings import Settings, load, service_links, table
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -74,3 +74,49 @@ def test_a_wrong_setting_is_refused_with_its_name_and_what_would_be_right(
 
 def test_variables_of_others_are_let_alone() -> None:
     assert load({"PATH": "/bin", "KVACTORY": "1"}, {}) == Settings()
+
+
+#: In every pod beside a Service named kvactor, with a named and an unnamed port.
+LINKS = {
+    "KVACTOR_SERVICE_HOST": "10.0.0.1",
+    "KVACTOR_SERVICE_PORT": "5000",
+    "KVACTOR_SERVICE_PORT_HTTP": "5000",
+    "KVACTOR_PORT": "tcp://10.0.0.1:5000",
+    "KVACTOR_PORT_5000_TCP": "tcp://10.0.0.1:5000",
+    "KVACTOR_PORT_5000_TCP_PROTO": "tcp",
+    "KVACTOR_PORT_5000_TCP_PORT": "5000",
+    "KVACTOR_PORT_5000_TCP_ADDR": "10.0.0.1",
+}
+
+
+@pytest.mark.parametrize(("name", "text"), LINKS.items())
+def test_a_variable_that_kubernetes_sets_for_a_service_is_passed_over_and_named(
+    name: str, text: str
+) -> None:
+    other = {name.replace("KVACTOR_", "KVACTOR_METRICS_"): text.replace("10.0.0.1", "fd00::1")}
+    for environ in ({name: text}, other):
+        assert load(environ | {"KVACTOR_HISTORY": "7"}, {}) == Settings(history=7)
+        assert service_links(environ | {"KVACTOR_HISTORY": "7"}) == list(environ)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("KVACTOR_PORT", "10.0.0.1:5000"),
+        ("KVACTOR_PORT", "tcp://10.0.0.1"),
+        ("KVACTOR_HOST", "tcp://10.0.0.1:5000x"),
+        ("KVACTOR_SERVICE_HOST", "example"),
+        ("KVACTOR_SERVICE_PORT", "http"),
+        ("KVACTOR_SERVICE_PROT", "5000"),
+        ("KVACTOR_PORT_TCP", "tcp://10.0.0.1:5000"),
+        ("KVACTOR_PORT_5000_TCP_HOST", "10.0.0.1"),
+        ("KVACTORSERVICE_PORT", "5000"),
+    ],
+)
+def test_a_variable_of_another_shape_is_not_taken_for_one_of_kubernetes(name: str, text: str) -> None:
+    assert service_links({name: text}) == []
+
+
+def test_an_unknown_variable_beside_those_of_kubernetes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^KVACTOR_PROT names no setting of kvactor"):
+        load(LINKS | {"KVACTOR_PROT": "1"}, {})

@@ -1,46 +1,47 @@
 """The changes feed: the durable revisions, in order, from wherever a reader is. Pure and synchronous.
 
-The rule: readers pull, and nothing is kept for any of them. The newest revisions are in memory once
-for all; what is older is read from the journal. So a slow reader costs nothing, and one who falls
-behind the history is told so.
+The rule: readers pull, and nothing is kept for any of them. The newest revisions, the tail, are in
+memory once for all. Older ones the journal reads beside the owner. So a slow reader costs nothing, and
+a reader that falls behind the history gets an error.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 
-from kvactor.core.messages import Message
+from kvactor.core.messages import Changes, HistoryRead
 from kvactor.core.protocols import Journal
 from kvactor.core.records import Revision
-from kvactor.core.replies import Reply
+from kvactor.core.replies import ReplyTo
 from kvactor.errors import DataDamaged, HistoryGone, RecordDamaged, RevisionInFuture
 
 #: Of the newest revisions, how many are kept in memory, and how many bytes of them, about.
 TAIL = 1024
 TAIL_SIZE = 8 * 1024 * 1024
 
-#: Of one answer, how many revisions (or as many as have this many bytes) the owner reads at a time.
+#: Of one answer, at most how many revisions, and about how many bytes of them.
 SLICE = 100
 SLICE_SIZE = 256 * 1024
 
-Waiting = tuple[Message[Any], Reply]
+Waiting = tuple[Changes, ReplyTo]
 
 
 class Feed:
-    """What has happened, from a journal, for readers who may wait for more."""
+    """The revisions of a journal, for readers that may wait for more."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._tail: deque[tuple[Revision, int]] = deque()
         self._size = 0
         self._waiting: deque[Waiting] = deque()
+        #: readers of older revisions, by the revision after which they read
+        self._reading: dict[int, deque[Waiting]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def publish(self, revisions: Sequence[Revision]) -> Iterator[Waiting]:
-        """Take in what is durable now, and return who waited for it."""
+        """Take in revisions that are durable now, and return the readers that wait for them."""
         for revision in revisions:
             size = _size(revision)
             self._tail.append((revision, size))
@@ -50,25 +51,32 @@ class Feed:
         return self.release()
 
     def release(self) -> Iterator[Waiting]:
-        """Yield all who wait, and forget each when it is the next one's turn: if one cannot be
-        answered, the owner has failed, and it and those behind it have to be told.
+        """Yield the readers that wait, and forget each when the next one's turn comes: if one cannot be
+        answered, the owner fails, and `abandoned` still has it and those behind it.
         """
         for _ in range(len(self._waiting)):
             yield self._waiting[0]
             self._waiting.popleft()
 
-    def wait(self, message: Message[Any], reply: Reply) -> None:
+    def abandoned(self) -> list[Waiting]:
+        """Return and forget every reader: the owner has failed."""
+        readers = list(chain(self._waiting, *self._reading.values()))
+        self._waiting.clear()
+        self._reading.clear()
+        return readers
+
+    def wait(self, message: Changes, reply: ReplyTo) -> None:
         """Keep a reader until there is more."""
         self._waiting.append((message, reply))
 
     def sweep(self) -> None:
-        """Forget readers who have gone away."""
+        """Forget readers that have gone away."""
         self._waiting = deque(one for one in self._waiting if not one[1].done())
 
-    def read(self, since: int, limit: int, newest: int) -> list[Revision]:
+    def read(self, since: int, limit: int, newest: int) -> list[Revision] | None:
         """Return the revisions after `since`, up to the durable `newest`, perhaps only the first few.
 
-        Raises `HistoryGone`, `RevisionInFuture`, and `RecordDamaged` if the next one cannot be read.
+        None: the journal has to be asked, with `ask_journal`. Raises `RevisionInFuture`.
         """
         if since > newest:
             raise RevisionInFuture(
@@ -78,34 +86,78 @@ class Feed:
         if since == newest:
             return []
         tail = self._tail
-        if tail and tail[0][0].number <= since + 1:
-            first = since + 1 - tail[0][0].number
-            source = (revision for revision, _ in islice(tail, first, None))
-        else:
-            source = (one for one in self._journal.replay(since) if one.number <= newest)
-        found: list[Revision] = []
-        room = SLICE_SIZE
-        try:
-            for revision in islice(source, min(limit, SLICE)):
-                found.append(revision)
-                room -= _size(revision)
-                if room < 0:
-                    break
-        except DataDamaged as error:
-            if not found:
-                raise RecordDamaged(
-                    f"{error} Read everything anew, and go on from the revision of that."
-                ) from error
-        if not found or found[0].number != since + 1:
-            oldest = min(
-                found[0].number if found else newest + 1, tail[0][0].number if tail else newest + 1
-            )
+        if not tail or tail[0][0].number > since + 1:
+            return None
+        first = since + 1 - tail[0][0].number
+        return take((revision for revision, _ in islice(tail, first, None)), limit)
+
+    # -- what is older than the tail --
+
+    def ask_journal(
+        self, message: Changes, reply: ReplyTo, post: Callable[[HistoryRead], None]
+    ) -> None:
+        """Have the journal read what `message` asks for, beside the owner; it ends with a message.
+
+        Readers that ask for the same revisions share one reading.
+        """
+        readers = self._reading.setdefault(message.since, deque())
+        readers.append((message, reply))
+        if len(readers) == 1:
+            since = message.since
+            self._journal.read(since, lambda found, error: post(HistoryRead(since, found, error)))
+
+    @property
+    def reading(self) -> bool:
+        """Is the journal reading for somebody?"""
+        return bool(self._reading)
+
+    def readers(self, since: int) -> Iterator[Waiting]:
+        """Yield the readers of the revisions after `since`, and forget each as `release` does."""
+        readers = self._reading.get(since, deque())
+        while readers:
+            yield readers[0]
+            readers.popleft()
+        self._reading.pop(since, None)
+
+    def history(self, found: HistoryRead, limit: int, newest: int) -> list[Revision]:
+        """Return what the journal has found, at most `limit`, up to the durable `newest`.
+
+        Raises `HistoryGone`, and `RecordDamaged` if the next revision cannot be read.
+        """
+        revisions = [one for one in found.revisions if one.number <= newest][:limit]
+        if not revisions and found.error is not None:
+            raise RecordDamaged(
+                f"{found.error} Read everything anew, and go on from the revision of that."
+            ) from found.error
+        if not revisions or revisions[0].number != found.since + 1:
+            known = [*revisions[:1], *(revision for revision, _ in islice(self._tail, 1))]
+            oldest = min([newest + 1, *(one.number for one in known)])
             raise HistoryGone(
-                f"The changes after revision {since} are not kept any more; the oldest that is kept is "
-                f"revision {oldest}. Read everything anew, and go on from the revision of that.",
+                f"The changes after revision {found.since} are not kept any more; the oldest that is "
+                f"kept is revision {oldest}. Read everything anew, and go on from the revision of "
+                "that.",
                 details={"oldest": oldest},
             )
-        return found
+        return revisions
+
+
+def take(revisions: Iterable[Revision], limit: int = SLICE) -> list[Revision]:
+    """Return the first revisions: at most `limit`, and no more once they have `SLICE_SIZE` bytes.
+
+    Raises `DataDamaged` if the first cannot be read.
+    """
+    taken: list[Revision] = []
+    room = SLICE_SIZE
+    try:
+        for revision in islice(revisions, min(limit, SLICE)):
+            taken.append(revision)
+            room -= _size(revision)
+            if room < 0:
+                break
+    except DataDamaged:
+        if not taken:
+            raise
+    return taken
 
 
 def _size(revision: Revision) -> int:

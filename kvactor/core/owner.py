@@ -1,58 +1,51 @@
-"""What each message does: the one place where the data changes. Pure and synchronous: no clock, no
-randomness, no asyncio.
+"""The owner: takes messages in order, answers them, and moves what they write down to the disk.
 
-The owner is given drains: a reading of the clock, and the messages that were waiting. It handles
-them in order, and then hands what it staged to the journal. The same drains always give the same
-replies and the same journal (promise P9).
+The owner is given drains: a reading of the clock, and the messages that were waiting. It handles them
+in order, and then hands what it staged to the journal. The same drains always give the same replies and
+the same journal (P9): there is no clock, no randomness and no event loop in here.
 
-The rule for replies (P3): whatever an answer rests on has to be durable before it goes out. A
-handler notes in `Access.depends_on` the newest revision that its answer depends on: a write on its
-own, a read on what it found staged. If that revision is not durable yet, the answer is held back until
-it is, be it a value or an error.
+The rule for replies (P3): whatever an answer depends on is durable before it goes out. Each message has
+a `Context`, in which its handler notes the newest revision that the answer depends on: a write its own,
+a read what it found staged. If that revision is not durable yet, the answer is held back until it is,
+be it a value or an error.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any, Final
+from typing import Any
 
-from kvactor.core.access import Access
+from kvactor.core.conflicts import ConflictIndex
+from kvactor.core.executor import Executor
 from kvactor.core.feed import Feed
+from kvactor.core.keyspace import Context, Keyspace
 from kvactor.core.messages import (
     Answer,
     Batch,
     Begin,
     Changes,
     Commit,
-    Delete,
-    DeleteRange,
     Drop,
+    Execute,
     Flushed,
     Folded,
-    Get,
+    HistoryRead,
     Inspect,
     Message,
     Open,
-    Range,
     Rollback,
-    Set,
     Status,
     StatusReport,
     Stop,
     Tick,
-    TransactionState,
 )
-from kvactor.core.operations import Operations
 from kvactor.core.protocols import Journal, StorageFailed, Tree
 from kvactor.core.records import TOMBSTONE, Revision
-from kvactor.core.replies import HeldReplies, Outcome, Reply, deliver
-from kvactor.core.sessions import Sessions
+from kvactor.core.replies import HeldReplies, ReplyTo, deliver
 from kvactor.core.store import Store
-from kvactor.core.transactions import Transaction
-from kvactor.errors import DataDamaged, KvactorError, NoTransaction
+from kvactor.core.transaction import Transaction
+from kvactor.core.transaction_manager import TransactionManager
+from kvactor.errors import DataDamaged, KvactorError
 from kvactor.settings import Settings
-
-log = logging.getLogger(__name__)
 
 #: How often a memtable may be overwritten before it is folded, lest the journal grows for ever.
 MAX_REWRITES = 8
@@ -62,20 +55,21 @@ SWEEP_LIMIT = 1000
 
 
 class Deferred(Enum):
-    """The answer comes when there is more in the feed."""
+    """Why there is no answer to `Changes` yet."""
 
-    DEFERRED = "later"
+    #: there is no newer revision
+    WAITS = "waits"
+    #: the journal has to be asked
+    OLDER = "older"
 
-
-DEFERRED: Final = Deferred.DEFERRED
 
 #: A message, and where its answer goes; None for the owner's own news.
-Envelope = tuple[Message[Any], Reply | None]
+Envelope = tuple[Message[Any], ReplyTo | None]
 
 
 class Owner:
-    """The owner of a journal and a tree. Through `post` come, from any thread, messages that it is
-    to be given later.
+    """The owner of a journal and a tree. `post` may be called from any thread: the owner is given the
+    message later.
 
     Raises `DataDamaged` if the journal and the tree do not fit each other.
     """
@@ -92,31 +86,30 @@ class Owner:
                 f"The tree is at revision {tree.applied}, but the journal ends at {journal.head()}: "
                 "part of it is lost."
             )
+        self._now = 0
+        self._stopping = False
         self._store = Store(tree)
         self._store.recover(journal.replay(tree.applied))
-        self._sessions = Sessions(settings)
-        self._access = Access(self._store, self._sessions, settings, self.free_space())
-        operations = Operations(self._access, self._store, settings)
+        conflicts = ConflictIndex[Transaction]()
+        self._keys = keys = Keyspace(self._store, conflicts, settings, self.free_space())
+        self._transactions = transactions = TransactionManager(keys, conflicts, settings)
+        executor = Executor(keys, transactions, settings)
         self._feed = Feed(journal)
-        self._stopping = False
         self.held = HeldReplies()
-        self._handlers: dict[type, Callable[[Any], Any]] = {
-            Get: operations.get,
-            Set: operations.set,
-            Delete: operations.delete,
-            Range: operations.range,
-            DeleteRange: operations.delete_range,
-            Batch: operations.batch,
+        self._handlers: dict[type, Callable[[Context, Any], Any]] = {
+            Execute: executor.execute,
+            Batch: executor.batch,
+            Open: transactions.open,
+            Inspect: transactions.inspect,
+            Begin: transactions.begin,
+            Rollback: transactions.rollback,
+            Commit: transactions.commit,
+            Drop: transactions.drop,
             Changes: self._changes,
-            Open: self._open,
-            Inspect: self._inspect,
-            Begin: self._begin,
-            Rollback: self._rollback,
-            Commit: self._commit,
-            Drop: self._drop,
             Status: self._status,
             Flushed: self._flushed,
             Folded: self._folded,
+            HistoryRead: self._history_read,
             Tick: self._tick,
             Stop: self._stop,
         }
@@ -130,9 +123,10 @@ class Owner:
 
     @property
     def finished(self) -> bool:
-        """Has it been told to stop, and is everything flushed and folded?"""
+        """Has it been told to stop, and is everything answered, flushed and folded?"""
         store = self._store
-        return self._stopping and not (store.pending or store.folding or store.memtable)
+        busy = store.pending or store.folding or store.memtable or self._feed.reading
+        return self._stopping and not busy
 
     @property
     def behind(self) -> bool:
@@ -144,9 +138,9 @@ class Owner:
         return min(self._journal.free_space(), self._tree.free_space())
 
     def fail(self, error: KvactorError) -> None:
-        """Give everyone who waits `error`: a drain has raised."""
+        """Answer every waiting request with `error`: a drain has raised."""
         self.held.fail(error)
-        for _, reply in self._feed.release():
+        for _, reply in self._feed.abandoned():
             deliver(reply, error)
 
     # -- drains --
@@ -155,10 +149,10 @@ class Owner:
         """Handle messages in order, then hand what was staged to the journal if it is free.
 
         `now` is in milliseconds since the epoch; when the clock was set back, time stands still
-        until it has caught up. Any exception leaves the owner in an unknown state: whoever called
-        must end the process (P10).
+        until it has caught up. Any exception leaves the owner in an unknown state: the caller must end
+        the process (P10).
         """
-        self._access.now = max(now, self._access.now)
+        self._now = max(now, self._now)
         self._handle_all(envelopes)
         store = self._store
         if store.staging and not store.flushing:
@@ -172,103 +166,87 @@ class Owner:
         for message, reply in envelopes:
             self._handle(message, reply)
 
-    def _handle(self, message: Message[Any], reply: Reply | None) -> None:
-        access = self._access
-        access.depends_on = 0
-        revision = durable = self._store.revision
-        outcome: Outcome
+    def _handle(self, message: Message[Any], reply: ReplyTo | None) -> None:
+        context = Context(self._now)
         try:
-            result = self._handlers[type(message)](message)
-            if reply is None:
-                return
-            if result is DEFERRED:
-                self._feed.wait(message, reply)
-                return
-            if access.depends_on > durable:
-                revision = access.depends_on
-            outcome = Answer(revision, result)
+            result = self._handlers[type(message)](context, message)
         except KvactorError as error:
-            if reply is None:
-                return
-            revision = error.revision = max(access.depends_on, error.depends_on, durable)
-            outcome = error
-        if revision > durable:
-            self.held.hold(revision, reply, outcome)
+            if reply is not None:
+                self._answer_error(context, reply, error)
+            return
+        if reply is None:
+            return
+        if isinstance(result, Deferred) and isinstance(message, Changes):
+            self._defer(result, message, reply)
+            return
+        durable = self._store.revision
+        if context.depends_on <= durable:
+            deliver(reply, Answer(durable, result, context.now))
         else:
-            deliver(reply, outcome)
+            answer = Answer(context.depends_on, result, context.now)
+            self.held.hold(context.depends_on, reply, answer)
 
-    # -- transactions --
-
-    def _open(self, message: Open) -> TransactionState:
-        return _state(self._sessions.open(message.id, message.idle_timeout, self._access.now))
-
-    def _inspect(self, message: Inspect) -> TransactionState:
-        transaction = self._access.transaction(message.within)
-        if transaction is None:
-            raise NoTransaction("No transaction is open")
-        return _state(transaction)
-
-    def _begin(self, message: Begin) -> TransactionState:
-        return _state(self._sessions.begin(message.within, self._access.now))
-
-    def _rollback(self, message: Rollback) -> TransactionState:
-        return _state(self._sessions.rollback(message.within, self._access.now, whole=False))
-
-    def _drop(self, message: Drop) -> TransactionState:
-        return _state(self._sessions.rollback(message.within, self._access.now, whole=True))
-
-    def _commit(self, message: Commit) -> TransactionState:
-        repeated = self._sessions.committed(message.within)
-        if repeated is not None and isinstance(message.within, str):
-            self._access.depends_on = repeated
-            return TransactionState(message.within, 0)
-        transaction = self._sessions.to_commit(message.within, self._access.now)
-        if transaction.depth == 1 and transaction.overlays[0]:
-            self._access.check_space()
-        changes = transaction.commit()
-        if changes is not None:
-            # What it told its client has to be durable before it may say that all went well.
-            self._access.depends_on = transaction.depends_on
-            # Its own writes do not doom it, so it leaves the readers first.
-            self._sessions.readers.forget(transaction)
-            self._access.stage(changes.items())
-            transaction.depends_on = self._access.depends_on
-            self._sessions.end(transaction, committed=True)
-        return _state(transaction)
+    def _answer_error(self, context: Context, reply: ReplyTo, error: KvactorError) -> None:
+        depends_on = max(context.depends_on, error.depends_on)
+        error.revision, error.time = max(depends_on, self._store.revision), context.now
+        if depends_on > self._store.revision:
+            self.held.hold(depends_on, reply, error)
+        else:
+            deliver(reply, error)
 
     # -- the feed --
 
-    def _changes(self, message: Changes) -> list[Revision] | Deferred:
+    def _changes(self, context: Context, message: Changes) -> list[Revision] | Deferred:
         found = self._feed.read(message.since, message.limit, self._store.revision)
-        return DEFERRED if message.wait and not found and not self._stopping else found
+        if found is None:
+            return Deferred.OLDER
+        return Deferred.WAITS if message.wait and not found and not self._stopping else found
 
-    # -- the owner's own news --
+    def _defer(self, why: Deferred, message: Changes, reply: ReplyTo) -> None:
+        if why is Deferred.WAITS:
+            self._feed.wait(message, reply)
+        else:
+            self._feed.ask_journal(message, reply, self._post)
 
-    def _status(self, _: Status) -> StatusReport:
-        store, shared = self._store, self._sessions.shared
+    def _history_read(self, context: Context, message: HistoryRead) -> None:
+        if message.error is not None and not isinstance(message.error, DataDamaged):
+            raise StorageFailed("the journal cannot be read") from message.error
+        for asked, reply in self._feed.readers(message.since):
+            try:
+                found = self._feed.history(message, asked.limit, self._store.revision)
+            except KvactorError as error:
+                self._answer_error(context, reply, error)
+            else:
+                deliver(reply, Answer(self._store.revision, found, context.now))
+
+    # -- what the owner learns by itself --
+
+    def _status(self, context: Context, _: Status) -> StatusReport:
+        store, shared = self._store, self._transactions.shared
         return StatusReport(
             keys=store.keys,
             staged=store.pending,
             held=len(self.held),
-            transactions=len(self._sessions.isolated),
+            transactions=len(self._transactions.isolated),
             shared_depth=shared.depth if shared else 0,
-            shared_age=self._access.now - shared.opened_at if shared else 0,
+            shared_age=context.now - shared.opened_at if shared else 0,
             memtable_keys=len(store.memtable),
             memtable_bytes=store.memtable.size,
             folded=store.folded,
-            free_space=self._access.free_space,
+            free_space=self._keys.free_space,
+            stalled=self._keys.stalled,
         )
 
     def _flush(self) -> None:
         journal, post = self._journal, self._post
         # Until the next tick reads it anew: what is written goes into the journal and into the tree.
-        self._access.free_space -= 2 * self._store.staging
+        self._keys.free_space -= 2 * self._store.staging
         revisions = self._store.seal()
         head = revisions[-1].number
         journal.trim(max(0, min(self._store.folded, head - self._settings.history)) + 1)
         journal.append(revisions, lambda error: post(Flushed(head, error)))
 
-    def _flushed(self, message: Flushed) -> None:
+    def _flushed(self, _: Context, message: Flushed) -> None:
         if message.error is not None:
             raise StorageFailed(
                 f"the journal could not flush up to revision {message.revision}"
@@ -281,32 +259,24 @@ class Owner:
         post = self._post
         self._tree.fold(self._store.freeze(), self._store.revision, lambda error: post(Folded(error)))
 
-    def _folded(self, message: Folded) -> None:
+    def _folded(self, _: Context, message: Folded) -> None:
         if message.error is not None:
             raise StorageFailed("the tree could not fold the journal in") from message.error
         self._store.drop_frozen()
 
-    def _tick(self, message: Tick) -> None:
-        self._access.free_space = message.free_space
-        self._sessions.sweep(self._access.now)
+    def _tick(self, context: Context, message: Tick) -> None:
+        if message.free_space is not None:
+            self._keys.free_space = message.free_space
+        self._transactions.sweep(context.now)
         self._feed.sweep()
-        if message.free_space < self._settings.min_free_space:
+        if self._keys.free_space < self._settings.min_free_space or self._keys.stalled:
             return
-        keys, more = self._store.expired(self._access.now, SWEEP_LIMIT)
-        self._access.stage([(key, TOMBSTONE) for key in keys])
+        keys, more = self._store.expired(context.now, SWEEP_LIMIT)
+        self._keys.stage(context, [(key, TOMBSTONE) for key in keys])
         if more:
             self._post(message)
 
-    def _stop(self, _: Stop) -> None:
+    def _stop(self, _: Context, __: Stop) -> None:
         self._stopping = True
-        if (shared := self._sessions.shared) is not None:
-            depth = shared.depth
-            self._sessions.end(shared)
-            log.warning("the shared transaction was open at depth %d and has been rolled back", depth)
+        self._transactions.stop()
         self._handle_all(self._feed.release())
-
-
-def _state(transaction: Transaction) -> TransactionState:
-    if not transaction.depth:
-        return TransactionState(transaction.id, 0)
-    return TransactionState(transaction.id, transaction.depth, transaction.expires_at)

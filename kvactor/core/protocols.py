@@ -4,9 +4,9 @@ The journal is the ordered log of revisions, and the only thing that a write wai
 an ordered map from key to record into which the journal is folded now and then: a cache of the log
 that can be searched. Nothing in the core may assume that the journal is local.
 
-`append` and `fold` return at once, do their work elsewhere (or on the spot, without a disk), and
-then call `done` from any thread, with None or with what went wrong. At most one of each is under
-way at a time. All else is called by the owner alone.
+`append`, `fold` and `read` return at once, do their work elsewhere (or on the spot, without a disk),
+and then call `done` from any thread, with what went wrong, or None. At most one append and one fold are
+under way at a time. The owner alone calls the rest.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +15,8 @@ from typing import Protocol
 from kvactor.core.records import Entry, Missing, Revision
 
 Done = Callable[[BaseException | None], None]
+#: Takes what was read; the error is `DataDamaged` if the first revision is damaged.
+ReadDone = Callable[[list[Revision], BaseException | None], None]
 
 
 class StorageFailed(Exception):
@@ -36,6 +38,9 @@ class Journal(Protocol):
         Raises `DataDamaged`.
         """
 
+    def read(self, after: int, done: ReadDone) -> None:
+        """Read the first revisions newer than `after`, as many as one answer has (`feed.take`)."""
+
     def head(self) -> int:
         """Return the newest revision's number; 0 in a new journal."""
 
@@ -43,7 +48,10 @@ class Journal(Protocol):
         """Allow revisions older than `below` to be forgotten, with one of the next appends."""
 
     def free_space(self) -> int:
-        """Return how many bytes can be written before the disk, or the map, is full."""
+        """Return how many bytes can be written before the disk, or the map, is full.
+
+        Raises `OSError` if the disk does not say.
+        """
 
     def close(self) -> None:
         """Wait for what is under way, and let go."""
@@ -78,7 +86,10 @@ class Tree(Protocol):
         """Read from the state that the last fold left."""
 
     def free_space(self) -> int:
-        """Return how many bytes can be written before the disk, or the map, is full."""
+        """Return how many bytes can be written before the disk, or the map, is full.
+
+        Raises `OSError` if the disk does not say.
+        """
 
     def close(self) -> None:
         """Wait for what is under way, and let go."""

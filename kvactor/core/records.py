@@ -40,6 +40,9 @@ TOMBSTONE: Final = Tombstone.TOMBSTONE
 
 #: What a layer says of a key that it has something to say about.
 Entry = bytes | Tombstone
+#: What an entry costs in memory beyond its key and value, about, in bytes; counted so that a million
+#: tiny entries are not free.
+ENTRY_OVERHEAD = 128
 
 NEVER = (1 << 64) - 1
 #: Keys are UTF-8, so none begins with this byte but those that the store keeps for itself: what came of

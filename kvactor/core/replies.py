@@ -1,26 +1,33 @@
-"""Where answers go, and when: the mechanism of promises P3 and P4.
+"""Where replies go, and when: the mechanism of promises P3 and P4.
 
-The rule: an answer goes out once what it rests on is durable, be it a value or an error; and whoever
-waits is answered exactly once, unless gone.
+The rule: a reply goes out once the revision that it depends on is durable, be it a result or an
+error. Each asker gets exactly one, unless it has gone away.
 """
 
+import logging
 from typing import Any, Protocol
 
 from kvactor.core.messages import Answer
 from kvactor.errors import KvactorError
 
+log = logging.getLogger(__name__)
 
-class Reply(Protocol):
-    """Where an answer goes. An `asyncio.Future` is one."""
+
+class ReplyTo(Protocol):
+    """Where a result or an error goes. An `asyncio.Future` is one.
+
+    The three methods are called in the owner's drain, so they are quick and raise nothing. An
+    exception is logged, and nobody repeats the call: it harms this asker alone.
+    """
 
     def set_result(self, result: Any, /) -> None:
-        """Take the answer, an `Answer`."""
+        """Take the result, an `Answer`."""
 
     def set_exception(self, error: BaseException, /) -> None:
         """Take the error, a `KvactorError`."""
 
     def done(self) -> bool:
-        """Has it been answered, or has whoever waited gone away?"""
+        """Has it been replied to, or has the asker gone away?"""
 
 
 Outcome = Answer[Any] | KvactorError
@@ -30,12 +37,12 @@ class HeldReplies:
     """Answers that wait until a revision is durable."""
 
     def __init__(self) -> None:
-        self._held: list[tuple[int, Reply, Outcome]] = []
+        self._held: list[tuple[int, ReplyTo, Outcome]] = []
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, depends_on: int, reply: Reply, outcome: Outcome) -> None:
+    def hold(self, depends_on: int, reply: ReplyTo, outcome: Outcome) -> None:
         """Keep an answer until revision `depends_on` is durable."""
         self._held.append((depends_on, reply, outcome))
 
@@ -55,11 +62,14 @@ class HeldReplies:
             deliver(reply, error)
 
 
-def deliver(reply: Reply, outcome: Outcome) -> None:
-    """Give an answer, unless nobody waits for it any more."""
-    if reply.done():
-        return
-    if isinstance(outcome, Answer):
-        reply.set_result(outcome)
-    else:
-        reply.set_exception(outcome)
+def deliver(reply: ReplyTo, outcome: Outcome) -> None:
+    """Give a reply its outcome, unless the asker has gone away. What `reply` raises is logged."""
+    try:
+        if reply.done():
+            return
+        if isinstance(outcome, Answer):
+            reply.set_result(outcome)
+        else:
+            reply.set_exception(outcome)
+    except Exception:
+        log.exception("a reply could not be given to its asker")

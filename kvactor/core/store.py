@@ -10,12 +10,17 @@ Pure and synchronous.
 
 The rule: a revision gets its number when it is staged, and moves down, whole and in order: `stage`,
 `seal` (handed to the journal), `apply` (flushed), `freeze` (handed to the tree), `drop_frozen`
-(folded).
+(folded). A step out of order is refused: it would lose a revision.
+
+Expiry is ordered like a write. While something is staged or flushing, readers of the durable state
+see it as of `horizon`, the time at which the oldest of that was staged: a key that expires later is
+still there for them, as it was for that write.
 """
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 
+from kvactor.core.overlay import Items, Overlay
 from kvactor.core.protocols import Tree
 from kvactor.core.records import (
     MISSING,
@@ -29,7 +34,6 @@ from kvactor.core.records import (
     life_of,
     stamp,
 )
-from kvactor.core.transactions import Items, Overlay
 from kvactor.errors import DataDamaged, RecordDamaged
 
 _NEVER = NEVER.to_bytes(8, "big")
@@ -99,6 +103,12 @@ class _Batch:
         self.growth = 0
         #: (expiry, key) of records that expire
         self.expiring: list[tuple[int, bytes]] = []
+        #: when the first was staged, in milliseconds since the epoch; NEVER: there is none
+        self.began = NEVER
+
+
+class OutOfOrder(Exception):
+    """Is raised when a step of a revision's way down is not the next one: a bug of the caller."""
 
 
 class Store:
@@ -118,6 +128,8 @@ class Store:
         self._frozen: Memtable | None = None
         self._folding = self.folded
         self._swept = (0, b"")
+        #: when the oldest revision that is not durable was staged; NEVER: all are durable
+        self.horizon = NEVER
         self._look()
 
     def _look(self) -> None:
@@ -169,6 +181,11 @@ class Store:
         return self._staging.overlay.size
 
     @property
+    def unfolded(self) -> int:
+        """How many bytes, with overhead, are staged, flushing, or in the memtable."""
+        return self._staging.overlay.size + self._flushing.overlay.size + self._memtable.size
+
+    @property
     def flushing(self) -> bool:
         """Are revisions in the journal's hands?"""
         return bool(self._flushing.revisions)
@@ -205,39 +222,60 @@ class Store:
                 batch.growth -= 1
                 final.append((key, None))
         if final:
+            if not batch.revisions:
+                batch.began = now
+                self.horizon = min(self.horizon, now)
             batch.revisions.append(Revision(number, now, tuple(final)))
             self.head = number
         return final
 
     def seal(self) -> Sequence[Revision]:
-        """Hand over what is staged, to be flushed; what comes next is staged behind it."""
+        """Hand over what is staged, to be flushed; what comes next is staged behind it.
+
+        Raises `OutOfOrder` if nothing is staged, or if the last batch is still flushing.
+        """
+        if self._flushing.revisions or not self._staging.revisions:
+            raise OutOfOrder("seal: nothing is staged, or a batch is still flushing")
         self._flushing, self._staging = self._staging, _Batch()
         self._look()
         return self._flushing.revisions
 
     def apply(self) -> Sequence[Revision]:
-        """Let readers see what was sealed: it is durable now."""
+        """Let readers see what was sealed: it is durable now. Raises `OutOfOrder` if nothing was."""
+        if not self._flushing.revisions:
+            raise OutOfOrder("apply: nothing is flushing")
         batch, self._flushing = self._flushing, _Batch()
         self._memtable.merge(batch.overlay)
         for expiring in batch.expiring:
             heapq.heappush(self._memtable.expiring, expiring)
         self.keys += batch.growth
         self.revision = batch.revisions[-1].number
+        self.horizon = self._staging.began
         self._look()
         return batch.revisions
 
     def freeze(self) -> Items:
         """Hand over the memtable's entries in key order, to be folded up to `revision`; what comes next
         goes into a new one.
+
+        Raises `OutOfOrder` while a frozen one is being folded.
         """
+        if self._frozen is not None:
+            raise OutOfOrder("freeze: a memtable is still being folded")
         self._frozen, self._memtable = self._memtable, Memtable()
         self._folding = self.revision
         self._look()
         return self._frozen.range(b"", None, reverse=False)
 
     def drop_frozen(self) -> None:
-        """Read from the tree what was frozen: it is folded now."""
+        """Read from the tree what was frozen: it is folded now. Raises `OutOfOrder` if nothing was, or
+        if the tree does not have it.
+        """
+        if self._frozen is None:
+            raise OutOfOrder("drop_frozen: no memtable is being folded")
         self._tree.snapshot()
+        if self._tree.applied < self._folding:
+            raise OutOfOrder(f"drop_frozen: the tree has only reached revision {self._tree.applied}")
         self._frozen = None
         self.folded = self._folding
         self._swept = (0, b"")

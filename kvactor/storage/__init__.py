@@ -1,4 +1,4 @@
-"""Everything durable: the journal, the tree, and the directory that holds both, on LMDB and in memory.
+"""Durable storage: the journal, the tree, and their directory, on LMDB and in memory.
 
 The rule: this package implements the protocols of `core.protocols`; the core never imports it.
 """

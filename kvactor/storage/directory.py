@@ -1,6 +1,6 @@
-"""The data directory: who may use it, in which layout, and what is in it.
+"""The data directory: its lock, its format and its contents.
 
-    LOCK      held with flock(2) as long as a process uses the directory; says who
+    LOCK      held with flock(2) as long as a process uses the directory; names the process
     FORMAT    the layout's version
     journal/  an LMDB environment
     tree/     an LMDB environment
@@ -26,14 +26,14 @@ FORMAT = 1
 
 
 class Storage(msgspec.Struct, frozen=True):
-    """A journal and a tree that belong together, and the lock that guards them (None in memory)."""
+    """A journal and its tree, and the descriptor of the lock on their directory (None in memory)."""
 
     journal: Journal
     tree: Tree
     lock: int | None = None
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close the journal and the tree, and drop the lock. It waits for a flush or a fold."""
         self.journal.close()
         self.tree.close()
         if self.lock is not None:
@@ -88,7 +88,7 @@ def _make(path: Path) -> None:
     path = path.absolute()
     new = [folder for folder in path.parents if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    # What `_open` does for the directory itself, and with every start, for a start may be cut short.
+    # `_open` does so for the directory itself, at every start, because a start may be cut short.
     for folder in new:
         _sync(folder.parent)
 

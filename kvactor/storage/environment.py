@@ -1,4 +1,4 @@
-"""What the journal and the tree have in common: an LMDB environment, opened with care."""
+"""LMDB environments, as the journal and the tree open them."""
 
 import os
 from pathlib import Path

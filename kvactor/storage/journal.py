@@ -11,7 +11,8 @@ from pathlib import Path
 
 import lmdb
 
-from kvactor.core.protocols import Done
+from kvactor.core.feed import take
+from kvactor.core.protocols import Done, ReadDone
 from kvactor.core.records import (
     Revision,
     decode_revision,
@@ -37,6 +38,8 @@ class LmdbJournal:
         self._env = open_environment(path, map_size)
         # A write transaction of LMDB's lives in one thread.
         self._thread = ThreadPoolExecutor(1, "kvactor-journal")
+        # Reading old history must hold up no flush. LMDB's readers do not wait for its writer.
+        self._reader = ThreadPoolExecutor(1, "kvactor-history")
         self._below = 0
 
     def append(self, revisions: Sequence[Revision], done: Done) -> None:
@@ -83,6 +86,13 @@ class LmdbJournal:
         except lmdb.Error as error:
             raise DataDamaged(f"The journal in {self._path} cannot be read: {error}.") from error
 
+    def read(self, after: int, done: ReadDone) -> None:
+        """See `Journal`."""
+        future = self._reader.submit(lambda: take(self.replay(after)))
+        future.add_done_callback(
+            lambda future: done([] if future.exception() else future.result(), future.exception())
+        )
+
     def head(self) -> int:
         """See `Journal`."""
         try:
@@ -103,6 +113,7 @@ class LmdbJournal:
     def close(self) -> None:
         """See `Journal`."""
         self._thread.shutdown()
+        self._reader.shutdown()
         self._env.close()
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sortedcontainers import SortedDict, SortedList
 
-from kvactor.core.protocols import Done
+from kvactor.core.feed import take
+from kvactor.core.protocols import Done, ReadDone
 from kvactor.core.records import (
     MISSING,
     NEVER,
@@ -17,6 +18,7 @@ from kvactor.core.records import (
     encode_revision,
     expiry_of,
 )
+from kvactor.errors import DataDamaged
 
 
 class MemoryJournal:
@@ -41,6 +43,15 @@ class MemoryJournal:
         for number in range(max(after + 1, next(iter(self.rows), 0)), self._head + 1):
             if number in self.rows:
                 yield decode_revision(number, self.rows[number])
+
+    def read(self, after: int, done: ReadDone) -> None:
+        """See `Journal`."""
+        try:
+            found = take(self.replay(after))
+        except DataDamaged as error:
+            done([], error)
+        else:
+            done(found, None)
 
     def head(self) -> int:
         """See `Journal`."""

@@ -1,37 +1,36 @@
-"""The application: routes, and the actor's life within the server's.
+"""The application: routes, and what they share. `kvactor.server` starts and stops it.
 
-The life cycle of a stop is aiohttp's (but see `connections`): listeners close, bodies that are still
-arriving are given up, so is the waiting for changes, handlers get their answers, and then the actor
-flushes, folds and ends.
+In a stop, bodies that are still arriving get 503, waits for changes end, and handlers get their answers
+(`server` says what differs from aiohttp).
 """
 
-import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
-from aiohttp.typedefs import Handler
 
 from kvactor.actor import StoreActor
 from kvactor.settings import Settings
-from kvactor.web.about import AboutRoutes
-from kvactor.web.connections import Connections
+from kvactor.web import simple
+from kvactor.web.body_reader import BodyReader
+from kvactor.web.dispatcher import Dispatcher
 from kvactor.web.docs import DocsRoutes
-from kvactor.web.errors import Edge
-from kvactor.web.guard import Door
-from kvactor.web.requests import Bodies, Patience, Room
-from kvactor.web.routes import FAMILIES
-from kvactor.web.simple import SeedRoutes
-from kvactor.web.v1.batch import BatchRoutes
+from kvactor.web.guard import RequestGuard
+from kvactor.web.http import Exchange, NoRoute, Response
+from kvactor.web.limits import Deadlines, InFlightBudget, SubscriberLimit
+from kvactor.web.routes import Handler, Route
+from kvactor.web.server import ACTOR, check_parser, create_runner
+from kvactor.web.status import StatusRoutes
+from kvactor.web.v1 import batch, keys
 from kvactor.web.v1.changes import ChangeRoutes
-from kvactor.web.v1.keys import KeyRoutes
 from kvactor.web.v1.ranges import RangeRoutes
 from kvactor.web.v1.transactions import TransactionRoutes
 
-ACTOR = web.AppKey("actor", StoreActor)
+__all__ = ["ACTOR", "TAGS", "create_app", "create_runner", "new_id"]
+
+#: The routes of an application, by tag.
+TAGS = web.AppKey("tags", Mapping[str, Sequence[Route]])
 
 
 def new_id() -> str:
@@ -42,106 +41,49 @@ def new_id() -> str:
 def create_app(
     actor: StoreActor, settings: Settings, new_id: Callable[[], str] = new_id
 ) -> web.Application:
-    """Return the application that serves `actor`, and starts and stops it with itself.
+    """Return the application that serves `actor`.
 
-    Raises `RuntimeError` if aiohttp runs without its parser in C: the advisories are mostly about
-    the other one.
+    Raises `RuntimeError` if aiohttp runs without its parser in C.
     """
-    if HttpRequestParser is HttpRequestParserPy:
-        raise RuntimeError(
-            "aiohttp runs without its C extensions. Install a wheel that has them; unset "
-            "AIOHTTP_NO_EXTENSIONS."
-        )
+    check_parser()
     app = web.Application(client_max_size=settings.max_body_size)
-    patience = Patience()
-    app.on_shutdown.append(patience.stop)
-    room = Room(settings)
-    bodies = Bodies(settings, patience, room)
-    families = {
-        "Keys": KeyRoutes(actor, bodies).routes() + RangeRoutes(actor, settings, room).routes(),
-        "Batches": BatchRoutes(actor, bodies, room).routes(),
-        "Transactions": TransactionRoutes(actor, bodies, new_id).routes(),
-        "Changes": ChangeRoutes(actor, settings, patience, room).routes(),
-        "One shared transaction": SeedRoutes(actor, bodies).routes(),
-        "About the server": AboutRoutes(actor).routes(),
-        "About the API": DocsRoutes(actor, settings).routes(),
+    deadlines = Deadlines()
+    budget = InFlightBudget(settings.max_in_flight_size)
+    subscribers = SubscriberLimit(settings.max_subscribers)
+    actor.metrics.subscribers = lambda: subscribers.count
+    tags: dict[str, Sequence[Route]] = {
+        "Keys": keys.routes() + RangeRoutes(settings, budget).routes(),
+        "Batches": batch.routes(),
+        "Transactions": TransactionRoutes(new_id).routes(),
+        "Changes": ChangeRoutes(actor, settings, deadlines, budget, subscribers).routes(),
+        "One shared transaction": simple.routes(),
+        "About the server": StatusRoutes(actor).routes(),
     }
-    app[FAMILIES] = families
+    tags["About the API"] = DocsRoutes(actor, settings, tags).routes()
+    app[TAGS] = tags
     app[ACTOR] = actor
-    edge = Edge(actor, Door(settings), room)
-    routes = [route for family in families.values() for route in family]
+    bodies = BodyReader(settings, deadlines)
+    dispatcher = Dispatcher(actor, RequestGuard(settings), bodies, budget, deadlines)
+    routes = [route for tag in tags.values() for route in tag]
     for route in routes:
-        app.router.add_route(
-            route.method, route.path, edge.around(route.handler, route.method, route.name)
-        )
+        app.router.add_route(route.method, route.path, dispatcher.serve(route))
     for path, name in {route.path: route.name for route in routes}.items():
-        allowed = [route.method for route in routes if route.path == path]
-        app.router.add_route("*", path, edge.around(_refuse_method(allowed), "*", name))
-    app.router.add_route("*", "/{path:(?s:.*)}", edge.around(_refuse_path, "*", "*"))
+        allowed = sorted(route.method for route in routes if route.path == path)
+        handler = _no_route(HTTPStatus.METHOD_NOT_ALLOWED, ",".join(allowed))
+        app.router.add_route("*", path, dispatcher.serve_handler(handler, "*", name))
+    nowhere = dispatcher.serve_handler(_no_route(HTTPStatus.NOT_FOUND), "*", "*")
+    app.router.add_route("*", "/{path:(?s:.*)}", nowhere)
 
-    async def life(_: web.Application) -> AsyncIterator[None]:
-        await actor.start()
-        yield
-        await actor.stop()
+    async def end_waits(_: web.Application) -> None:
+        deadlines.stop()
 
-    app.cleanup_ctx.append(life)
+    app.on_shutdown.append(end_waits)
+
     return app
 
 
-def _refuse_method(allowed: list[str]) -> Handler:
-    async def refuse(request: web.Request) -> web.Response:
-        raise web.HTTPMethodNotAllowed(request.method, allowed)
+def _no_route(status: HTTPStatus, allow: str = "") -> Handler:
+    async def refuse(_: Exchange) -> Response:
+        raise NoRoute(status, allow)
 
     return refuse
-
-
-async def _refuse_path(_: web.Request) -> web.Response:
-    raise web.HTTPNotFound
-
-
-class _NoTracebacks(logging.Filter):
-    """Lets aiohttp tell of malformed requests and of uploads that were broken off in one line each.
-
-    They are the client's doing; the server's own faults keep their tracebacks.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, HttpProcessingError | ConnectionError):
-            record.levelno, record.levelname = logging.INFO, "INFO"
-            record.msg, record.args = "a request could not be read: %s", (" ".join(str(error).split()),)
-            record.exc_info = record.exc_text = None
-        return True
-
-
-#: One object, so that a second runner does not add a second filter.
-_no_tracebacks = _NoTracebacks()
-
-
-class _Runner(web.AppRunner):
-    """Serves an application over `Connections`."""
-
-    def __init__(self, app: web.Application, settings: Settings, **limits: Any) -> None:
-        super().__init__(app, shutdown_timeout=settings.shutdown_timeout, **limits)
-        self._settings = settings
-        self._limits = limits
-
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        return Connections(server, self.app[ACTOR], self._settings, **self._limits)
-
-
-def create_runner(app: web.Application, settings: Settings) -> web.AppRunner:
-    """Return a runner with the limits that aiohttp has no good defaults for."""
-    logger = logging.getLogger("aiohttp.server")
-    logger.addFilter(_no_tracebacks)
-    return _Runner(
-        app,
-        settings,
-        logger=logger,
-        access_log=logging.getLogger("aiohttp.access") if settings.access_log else None,
-        keepalive_timeout=settings.keepalive_timeout,
-        max_line_size=settings.max_header_size,
-        max_field_size=settings.max_header_size,
-        auto_decompress=False,
-    )

@@ -3,23 +3,22 @@
 The rule: a browser that shows it talks to this server and to no other. The viewer is in the package.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from aiohttp import web
-
 from kvactor.actor import StoreActor
+from kvactor.api.values import JSON, encode
 from kvactor.settings import Settings
-from kvactor.web.answers import answer
+from kvactor.web.http import Exchange, Response
 from kvactor.web.openapi import document
-from kvactor.web.routes import FAMILIES, Reply, Route, always
-from kvactor.web.values import JSON, encode
+from kvactor.web.routes import ResponseSpec, Route, always
 
 _VIEWER = files("kvactor.web") / "viewer"
 
 #: The viewer writes its own styles into the page; scripts come from files alone.
-GUARDS = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
@@ -30,10 +29,14 @@ GUARDS = {
     "Cache-Control": "no-cache",
 }
 
-#: The files that /docs is made of, by path, with their types.
+#: The files of /docs, by path, with their types.
 PAGES = {
-    "/docs": ("docs.html", "text/html; charset=utf-8", "The documentation, for a browser."),
-    "/docs/rapidoc-min.js": ("rapidoc-min.js", "text/javascript; charset=utf-8", "Its viewer."),
+    "/docs": ("docs.html", "text/html; charset=utf-8", "The documentation, for a browser"),
+    "/docs/rapidoc-min.js": (
+        "rapidoc-min.js",
+        "text/javascript; charset=utf-8",
+        "Its viewer",
+    ),
 }
 
 
@@ -43,10 +46,13 @@ def _read(name: str) -> bytes:
 
 
 class DocsRoutes:
-    """Handlers for /openapi.json and /docs."""
+    """Handlers for /openapi.json and /docs. `tags` has all routes by the time that it serves."""
 
-    def __init__(self, actor: StoreActor, settings: Settings) -> None:
+    def __init__(
+        self, actor: StoreActor, settings: Settings, tags: Mapping[str, Sequence[Route]]
+    ) -> None:
         self._actor = actor
+        self._tags = tags
         self._settings = settings
         self._document = b""
 
@@ -55,9 +61,9 @@ class DocsRoutes:
         described = Route(
             method="GET",
             path="/openapi.json",
-            handler=self.openapi,
+            endpoint=self.openapi,
             summary="The API, as OpenAPI 3.1",
-            answers={200: Reply("This.", {JSON: dict[str, Any]})},
+            responses={200: ResponseSpec("Done", {JSON: dict[str, Any]})},
             asks=False,
         )
         return [one for route in (described, *map(self._page, PAGES)) for one in (route, route.head())]
@@ -66,20 +72,21 @@ class DocsRoutes:
         name, content_type, summary = PAGES[path]
         content = _read(name)
 
-        async def page(_: web.Request) -> web.Response:
-            return answer(self._actor.revision, content, 200, content_type, GUARDS)
+        async def page(_: Exchange) -> Response:
+            return Response(self._actor.revision, content, 200, content_type, SECURITY_HEADERS)
 
+        kind = content_type.partition(";")[0]
         return Route(
             method="GET",
             path=path,
-            handler=page,
+            endpoint=page,
             summary=summary,
-            answers={200: Reply("This.", {content_type.partition(";")[0]: bytes}, always(GUARDS))},
+            responses={200: ResponseSpec("Done", {kind: bytes}, always(SECURITY_HEADERS))},
             asks=False,
         )
 
-    async def openapi(self, request: web.Request) -> web.Response:
+    async def openapi(self, _: Exchange) -> Response:
         """GET /openapi.json: made when it is first asked for."""
         if not self._document:
-            self._document = encode(document(request.app[FAMILIES], self._settings.max_key_size))
-        return answer(self._actor.revision, self._document)
+            self._document = encode(document(self._tags, self._settings.max_key_size))
+        return Response(self._actor.revision, self._document)

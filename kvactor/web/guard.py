@@ -1,14 +1,15 @@
-"""Who is let in: whoever speaks HTTP/1, to a path, by a name that the server goes by, and not for a
-page from elsewhere.
+"""The request guard: it lets in requests of HTTP/1, for a path, that name the server in `Host` and do
+not come from a page of another origin.
 
-A browser reaches what its user reaches, and lends that to the pages that it shows. A page of another
-origin gives itself away by `Origin`. One whose own name was made to lead here (DNS rebinding) is of
-the same origin to the browser; what gives it away is that name, in `Host`.
+A browser reaches what its user reaches, and lends that to the pages that it shows. `Origin` gives away
+a page of another origin. A page whose own name resolves to this server (DNS rebinding) has the same
+origin to the browser; its name in `Host` gives it away.
 """
 
 import re
+from collections.abc import Mapping
 
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import HttpVersion10, HttpVersion11
 from multidict import istr
 
 from kvactor.errors import CrossOrigin, HostNotAllowed, InvalidRequest
@@ -22,7 +23,7 @@ _LOOPBACK = re.compile(r"(.+\.)?localhost|127(\.\d{1,3}){3}|\[::1\]|::1")
 #: A host, and a port that does not matter.
 _HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")
 
-#: How many texts of `Host` are known to be good, at most: the same few come again and again.
+#: Values of `Host` that are remembered as good, at most: the same few come again and again.
 KNOWN = 100
 
 
@@ -41,11 +42,10 @@ def _name(host: str) -> str:
     return _plain(parts[1]) if parts else ""
 
 
-class Door:
+class RequestGuard:
     """Refuses requests by their form.
 
-    `Host` is looked at when the server listens on a loopback address, or when `allowed_hosts` says
-    what it is called.
+    It checks `Host` when the server listens on a loopback address, or when `allowed_hosts` is set.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -53,17 +53,16 @@ class Door:
         own = _plain(settings.host)
         self._names = named | {own, f"[{own}]"}
         self._guarded = bool(named) or is_loopback(own)
-        #: what has been let in already, and None: HTTP/1.0 need not say it
+        #: values that were let in already, and None: HTTP/1.0 need not send it
         self.known: set[str | None] = {None}
 
-    def check(self, request: web.Request) -> None:
+    def check(self, version: tuple[int, int], target: str, headers: Mapping[str, str]) -> None:
         """Raise `InvalidRequest` for another HTTP than 1.0 and 1.1, and for a target that is no path;
-        `HostNotAllowed` for a name that is not the server's; `CrossOrigin` for what a page from
-        elsewhere has sent.
+        `HostNotAllowed` for a name that is not the server's; `CrossOrigin` for a request of a page of
+        another origin.
         """
-        if request.version not in _VERSIONS or request.raw_path[:1] != "/":
+        if version not in _VERSIONS or target[:1] != "/":
             raise InvalidRequest("A request is HTTP/1.1 or HTTP/1.0, and its target begins with /.")
-        headers = request.headers
         host = headers.get(_HOST)
         if self._guarded and host not in self.known:
             self._learn(str(host))

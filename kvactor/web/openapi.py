@@ -1,5 +1,5 @@
 """The description of the HTTP API, OpenAPI 3.1: a pure function of the routes, of the types of their
-bodies, queries and answers, and of the table of errors.
+bodies, queries and responses, and of the table of errors.
 """
 
 import inspect
@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 
 import kvactor
+from kvactor.api.errors import Problem, SimpleError
+from kvactor.api.values import JSON
 from kvactor.errors import (
     CrossOrigin,
     HostNotAllowed,
@@ -21,28 +23,28 @@ from kvactor.errors import (
     Overloaded,
     TooManyConnections,
 )
-from kvactor.web.errors import INTERNAL_ERROR, STATUS, Problem, SeedError, in_v1
-from kvactor.web.routes import ASKING, AT, RETRY_AFTER, Header, Route
+from kvactor.web.errors import INTERNAL_ERROR, PROBLEM_JSON, STATUS, in_v1
+from kvactor.web.routes import AT, OWNER_ERRORS, RETRY_AFTER, Header, Route
 
 Document = dict[str, Any]
 
 _REFERENCE = "#/components/schemas/{name}"
 
 _ABOUT = """
-Every answer says in `Kvactor-Revision` at which revision of the store it was true. Errors on `/v1` are
-problem documents (RFC 9457) with a stable `code`; elsewhere they are `{"error"}`. A path that is not
-listed here is answered with 404 `not_found`, a method that is not with 405 `method_not_allowed` and
-`Allow`, an `Expect` other than `100-continue` with 417 `expectation_failed`.
+Every response has the header `Kvactor-Revision`: the revision of the store at which it was true. Errors
+on `/v1` are problem documents (RFC 9457) with a stable `code`; elsewhere they are `{"error"}`. A path
+that is not listed here gets 404 `not_found`, a method that is not listed 405 `method_not_allowed` and
+`Allow`, an `Expect` other than `100-continue` 417 `expectation_failed`.
 """
 
 
-def document(families: Mapping[str, Sequence[Route]], max_key_size: int) -> Document:
-    """Return the description of routes, which come in families by name."""
-    schemas = _Schemas(_types(route for routes in families.values() for route in routes))
+def document(tags: Mapping[str, Sequence[Route]], max_key_size: int) -> Document:
+    """Return the description of routes, by tag."""
+    schemas = _Schemas(_types(route for routes in tags.values() for route in routes))
     paths: dict[str, Document] = defaultdict(dict)
-    for family, routes in families.items():
+    for tag, routes in tags.items():
         for route in routes:
-            paths[route.name][route.method.lower()] = _operation(route, family, schemas, max_key_size)
+            paths[route.name][route.method.lower()] = _operation(route, tag, schemas, max_key_size)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -53,14 +55,14 @@ def document(families: Mapping[str, Sequence[Route]], max_key_size: int) -> Docu
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": family} for family in families],
+        "tags": [{"name": tag} for tag in tags],
         "paths": dict(paths),
         "components": {"schemas": schemas.components},
     }
 
 
 def errors_of(route: Route) -> dict[HTTPStatus, list[type[KvactorError]]]:
-    """Return the errors that a route may answer with, by status."""
+    """Return the errors of a route, by status."""
     kinds: list[type[KvactorError]] = [
         InvalidRequest,
         CrossOrigin,
@@ -68,7 +70,7 @@ def errors_of(route: Route) -> dict[HTTPStatus, list[type[KvactorError]]]:
         TooManyConnections,
         Overloaded,
         *([InvalidKey] if "{key}" in route.name else []),
-        *(ASKING if route.asks else ()),
+        *(OWNER_ERRORS if route.asks else ()),
         *(kind for header in route.headers for kind in header.errors),
         *(route.body.errors if route.body else ()),
         *route.errors,
@@ -98,27 +100,27 @@ class _Schemas:
 
 
 def _types(routes: Iterable[Route]) -> Iterator[Any]:
-    yield from (Problem, SeedError, *(one.type for one in (AT, RETRY_AFTER)))
+    yield from (Problem, SimpleError, *(one.type for one in (AT, RETRY_AFTER)))
     for route in routes:
         if route.query:
             yield route.query
         if route.body:
             yield from _kinds(route.body.content)
         yield from (header.type for header in route.headers)
-        for reply in route.answers.values():
-            yield from _kinds(reply.content)
-            yield from (header.type for header in reply.headers)
+        for spec in route.responses.values():
+            yield from _kinds(spec.content)
+            yield from (header.type for header in spec.headers)
 
 
 def _kinds(content: Mapping[str, Any]) -> Iterator[Any]:
     return (kind for kind in content.values() if kind not in {bytes, None})
 
 
-def _operation(route: Route, family: str, schemas: _Schemas, max_key_size: int) -> Document:
+def _operation(route: Route, tag: str, schemas: _Schemas, max_key_size: int) -> Document:
     operation: Document = {
         "operationId": "_".join(re.findall(r"\w+", f"{route.method.lower()} {route.name}")),
         "summary": route.summary,
-        "tags": [family],
+        "tags": [tag],
     }
     parameters = [*_in_path(route, max_key_size), *_in_query(route, schemas)]
     parameters += [{"in": "header", "name": one.name, **_header(one, schemas)} for one in route.headers]
@@ -129,17 +131,17 @@ def _operation(route: Route, family: str, schemas: _Schemas, max_key_size: int) 
             "required": route.body.required,
             "content": _content(route.body.content, schemas),
         }
-    answers = {
-        status: _answer(reply.description, reply.headers, _content(reply.content, schemas), schemas)
-        for status, reply in route.answers.items()
+    responses = {
+        status: _response(spec.description, spec.headers, _content(spec.content, schemas), schemas)
+        for status, spec in route.responses.items()
     }
     kinds = errors_of(route)
     kinds.setdefault(HTTPStatus.INTERNAL_SERVER_ERROR, [])
     for status, those in kinds.items():
         headers = (RETRY_AFTER,) if status is HTTPStatus.SERVICE_UNAVAILABLE else ()
         content = {} if route.method == "HEAD" else _error(route, status, those)
-        answers[int(status)] = _answer(_meaning(status, those), headers, content, schemas)
-    operation["responses"] = {str(status): answers[status] for status in sorted(answers)}
+        responses[int(status)] = _response(_meaning(status, those), headers, content, schemas)
+    operation["responses"] = {str(status): responses[status] for status in sorted(responses)}
     return operation
 
 
@@ -157,18 +159,18 @@ def _in_path(route: Route, max_key_size: int) -> list[Document]:
 
 def _in_query(route: Route, schemas: _Schemas) -> list[Document]:
     return [
-        {"in": "query", "name": name, **_described(_bounded(schema, route.most.get(name)))}
+        {"in": "query", "name": name, **_described(_bounded(schema, route.maximums.get(name)))}
         for name, schema in (schemas.query(route.query) if route.query else {}).items()
     ]
 
 
-def _bounded(schema: Document, most: int | None) -> Document:
+def _bounded(schema: Document, maximum: int | None) -> Document:
     """Return a field's schema for a query, in which there is no null, with an upper bound."""
     if schema.get("default", ...) is None:
         (kind,) = (one for one in schema["anyOf"] if one != {"type": "null"})
         about = {name: text for name, text in schema.items() if name not in {"anyOf", "default"}}
         return {**kind, **about}
-    return schema if most is None else {**schema, "maximum": most}
+    return schema if maximum is None else {**schema, "maximum": maximum}
 
 
 def _described(schema: Document) -> Document:
@@ -194,27 +196,27 @@ def _content(content: Mapping[str, Any], schemas: _Schemas) -> Document:
     }
 
 
-def _answer(
+def _response(
     description: str, headers: Iterable[Header], content: Document, schemas: _Schemas
 ) -> Document:
-    answer: Document = {
+    response: Document = {
         "description": description,
         "headers": {one.name: _header(one, schemas) for one in (AT, *headers)},
     }
     if content:
-        answer["content"] = content
-    return answer
+        response["content"] = content
+    return response
 
 
 def _error(route: Route, status: HTTPStatus, kinds: Iterable[type[KvactorError]]) -> Document:
     if not in_v1(route.path):
-        return {"application/json": {"schema": {"$ref": _REFERENCE.format(name=SeedError.__name__)}}}
+        return {JSON: {"schema": {"$ref": _REFERENCE.format(name=SimpleError.__name__)}}}
     this = {
         "status": {"const": int(status)},
         "code": {"enum": [code for code, _ in _codes(status, kinds)]},
     }
     schema = {"$ref": _REFERENCE.format(name=Problem.__name__), "properties": this}
-    return {"application/problem+json": {"schema": schema}}
+    return {PROBLEM_JSON: {"schema": schema}}
 
 
 def _meaning(status: HTTPStatus, kinds: Iterable[type[KvactorError]]) -> str:
@@ -226,4 +228,4 @@ def _codes(status: HTTPStatus, kinds: Iterable[type[KvactorError]]) -> Iterator[
         text = " ".join(inspect.cleandoc(kind.__doc__ or "").split())
         yield kind.code, text.removeprefix("Is raised ")
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
-        yield INTERNAL_ERROR, "when the server has made a mistake."
+        yield INTERNAL_ERROR, "when the server has a bug."

@@ -1,29 +1,31 @@
-"""What a route is: all that is known of it, beside its handler.
+"""What a route is: its endpoint, and all that is known of it.
 
 The application is made of these and so is its description (`openapi`), so that neither can have what
 the other has not.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
-from aiohttp import web
-from aiohttp.typedefs import Handler
 from msgspec import Meta
 
 from kvactor import errors
+from kvactor.api.values import JSON
+from kvactor.core.messages import Answer, Message
 from kvactor.errors import KvactorError
-from kvactor.web.answers import REVISION, TRANSACTION
-from kvactor.web.requests import IDEMPOTENCY_KEY, MAX_IDEMPOTENCY_KEY
-from kvactor.web.values import JSON
+from kvactor.web import http
+from kvactor.web.http import Exchange, Request, Response
+
+M = TypeVar("M", bound=Message[Any])
+R = TypeVar("R")
 
 Errors = tuple[type[KvactorError], ...]
 
 
 class Header(msgspec.Struct, frozen=True):
-    """A header of requests or of answers; of requests, with the errors to which it can lead."""
+    """A header of requests or of responses; of requests, with the errors to which it can lead."""
 
     name: str
     description: str
@@ -33,19 +35,38 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Body(msgspec.Struct, frozen=True):
-    """What a request carries: a type for each content type (bytes: anything)."""
+    """A request's body: a type for each content type (bytes: anything)."""
 
     content: Mapping[str, Any]
     required: bool = True
     errors: Errors = (errors.BodyTooLarge, errors.BodyTimeout)
 
 
-class Reply(msgspec.Struct, frozen=True):
-    """An answer: what it means, its body as a type for each content type, and its headers."""
+class ResponseSpec(msgspec.Struct, frozen=True):
+    """A response: its meaning, its body as a type for each content type, and its headers."""
 
     description: str
     content: Mapping[str, Any] = {}
     headers: tuple[Header, ...] = ()
+
+
+class Endpoint(msgspec.Struct, Generic[M, R], frozen=True):
+    """One message and one answer: pure functions, and what the dispatcher has to know.
+
+    `encode` is given the message beside the request, so that nothing is parsed twice; what it raises is
+    an outcome too, at the answer's revision. `explain` names an outcome as the HTTP API does, where the
+    core names it differently. `large`: the response may be large when it is too late to refuse it, so
+    the in-flight budget is checked before.
+    """
+
+    parse: Callable[[Request], M]
+    encode: Callable[[Request, M, Answer[R]], Response]
+    explain: Callable[[KvactorError], KvactorError] | None = None
+    large: bool = False
+
+
+#: For what is not one message and one answer. None: it has streamed.
+Handler = Callable[[Exchange], Awaitable[Response | None]]
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,14 +76,15 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     method: str
     path: str
-    handler: Handler
+    endpoint: Endpoint[Any, Any] | Handler
     summary: str
-    answers: Mapping[int, Reply]
+    responses: Mapping[int, ResponseSpec]
     errors: Errors = ()
     headers: tuple[Header, ...] = ()
     query: type[msgspec.Struct] | None = None
-    #: upper bounds of what the query says that are settings, by name
-    most: Mapping[str, int] = {}
+    #: upper bounds of the query's fields that are settings, by name
+    maximums: Mapping[str, int] = {}
+    #: without it, the request's body is not read
     body: Body | None = None
     #: whether the owner is asked, which may be overloaded, be stopping, or have failed
     asks: bool = True
@@ -73,80 +95,81 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         return re.sub(r":[^}]*", "", self.path)
 
     def head(self) -> "Route":
-        """The same route for HEAD, which answers without bodies."""
+        """The same route for HEAD, whose responses have no bodies."""
         bare = {
-            status: msgspec.structs.replace(reply, content=dict.fromkeys(reply.content))
-            for status, reply in self.answers.items()
+            status: msgspec.structs.replace(spec, content=dict.fromkeys(spec.content))
+            for status, spec in self.responses.items()
         }
-        return msgspec.structs.replace(self, method="HEAD", answers=bare)
+        return msgspec.structs.replace(self, method="HEAD", responses=bare)
 
 
-#: The routes of an application, in families by name.
-FAMILIES = web.AppKey("families", Mapping[str, Sequence[Route]])
+def json_spec(kind: Any, description: str = "Done", *headers: Header) -> ResponseSpec:
+    """Return a response whose body is JSON."""
+    return ResponseSpec(description, {JSON: kind}, headers)
 
 
-def said(kind: Any, description: str = "Done.", *headers: Header) -> Reply:
-    """Return an answer in JSON."""
-    return Reply(description, {JSON: kind}, headers)
-
-
-#: What can go wrong wherever the owner is asked.
-ASKING: Errors = (errors.Overloaded, errors.Stopping, errors.OutcomeUnknown)
-#: What can go wrong where something is written.
-WRITING: Errors = (errors.StorageFull, errors.TransactionTooLarge, errors.RecordDamaged)
-#: What can go wrong in a transaction.
-GONE: Errors = (errors.TransactionNotFound, errors.TransactionConflict)
+#: Wherever the owner is asked.
+OWNER_ERRORS: Errors = (errors.Overloaded, errors.Stopping, errors.OutcomeUnknown)
+#: Wherever something is written.
+WRITE_ERRORS: Errors = (
+    errors.StorageFull,
+    errors.WritesStalled,
+    errors.TransactionTooLarge,
+    errors.RecordDamaged,
+)
+#: In a transaction.
+TRANSACTION_ERRORS: Errors = (errors.TransactionNotFound, errors.TransactionConflict)
 
 _Tags = Annotated[str, Meta(examples=['"7"', "*"])]
 
 # -- headers of requests --
 
-WITHIN = Header(
-    str(TRANSACTION),
-    "The isolated transaction in which the request speaks.",
-    errors=(*GONE, errors.TransactionTooLarge),
+TRANSACTION = Header(
+    str(http.TRANSACTION),
+    "The isolated transaction that the request belongs to.",
+    errors=(*TRANSACTION_ERRORS, errors.TransactionTooLarge),
 )
-ONCE = Header(
-    str(IDEMPOTENCY_KEY),
-    "The first answer under this key is kept, and repeated: the request is done once, however "
-    "often it is sent.",
-    Annotated[str, Meta(min_length=1, max_length=MAX_IDEMPOTENCY_KEY)],
+IDEMPOTENCY_KEY = Header(
+    str(http.IDEMPOTENCY_KEY),
+    "The server keeps the first response under this key and repeats it: the request is done once, "
+    "however often it is sent.",
+    Annotated[str, Meta(min_length=1, max_length=http.MAX_IDEMPOTENCY_KEY)],
     errors=(errors.IdempotencyKeyReused,),
 )
 IF_MATCH = Header(
-    "If-Match",
-    "Only if the key is there with one of these entity tags; `*`: with any.",
+    str(http.IF_MATCH),
+    "Only if the key exists with one of these entity tags; `*`: with any.",
     _Tags,
     errors=(errors.PreconditionFailed,),
 )
 IF_ABSENT = Header(
-    "If-None-Match",
-    "`*`: only if the key is not there.",
+    str(http.IF_NONE_MATCH),
+    "`*`: only if the key does not exist.",
     Annotated[str, Meta(pattern=r"^\*$")],
     errors=(errors.PreconditionFailed,),
 )
-IF_CHANGED = Header("If-None-Match", "304 if the key has one of these entity tags.", _Tags)
+IF_CHANGED = Header(str(http.IF_NONE_MATCH), "304 if the key has one of these entity tags.", _Tags)
 LAST_EVENT_ID = Header(
     "Last-Event-ID",
-    "Of server-sent events: go on after this revision; wins over `since`.",
+    "Of server-sent events: continue after this revision; wins over `since`.",
     Annotated[int, Meta(ge=0)],
 )
 
-# -- headers of answers --
+# -- headers of responses --
 
 AT = Header(
-    str(REVISION),
+    str(http.REVISION),
     "The revision of the store at which this was true.",
     Annotated[int, Meta(ge=0)],
     required=True,
 )
 ETAG = Header("ETag", "The revision that wrote the key, in quotes.", _Tags, required=True)
-NEW_TAG = Header("ETag", "The same of what was written; missing within a transaction.", _Tags)
-LOCATION = Header("Location", "Where it is.", required=True)
+NEW_TAG = Header("ETag", "The entity tag of the new value; missing within a transaction.", _Tags)
+LOCATION = Header("Location", "The new resource.", required=True)
 LINK = Header("Link", 'The next page: `rel="next"`.')
-EXPIRES_AT = Header("Kvactor-Expires-At", "When the key ends by itself: RFC 3339, UTC.")
+EXPIRES_AT = Header("Kvactor-Expires-At", "When the key expires: RFC 3339, UTC.")
 RETRY_AFTER = Header(
-    "Retry-After", "Seconds after which to try again.", Annotated[int, Meta(ge=0)], required=True
+    "Retry-After", "Seconds to wait before another try.", Annotated[int, Meta(ge=0)], required=True
 )
 
 

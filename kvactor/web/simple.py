@@ -1,157 +1,157 @@
-"""The six routes of the seed service, and all their quirks.
+"""The six simple routes, and all their quirks.
 
-Their requests speak in the shared transaction, because a `curl` per step has no other identity,
-unless the header `Kvactor-Transaction` names an isolated one. Values are kept as the JSON text that
-was sent.
+Their requests belong to the shared transaction, because a `curl` per step has no other identity, unless
+the header `Kvactor-Transaction` names an isolated one. Values are kept as the JSON text that was sent.
 """
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import msgspec
-from aiohttp import web
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from kvactor import errors
-from kvactor.actor import StoreActor
-from kvactor.core.messages import SHARED, Begin, Commit, Delete, Get, Rollback, Set
+from kvactor.api.simple import KeyValue, SetBody, StatusBody
+from kvactor.api.values import JSON, encode, item
+from kvactor.core.messages import SHARED, Answer, Begin, Commit, Execute, Message, Rollback
+from kvactor.core.operations import Delete, Get, Set
 from kvactor.core.records import is_json, value_of
-from kvactor.web.answers import answer
-from kvactor.web.requests import Bodies, key_in_path, once_of, parse, within
-from kvactor.web.routes import ONCE, WITHIN, WRITING, Body, Route, said
-from kvactor.web.values import JSON, encode, item
+from kvactor.web import single
+from kvactor.web.http import Request, Response, idempotency_key, json_body, key_in_path, transaction
+from kvactor.web.routes import (
+    IDEMPOTENCY_KEY,
+    TRANSACTION,
+    WRITE_ERRORS,
+    Body,
+    Endpoint,
+    Route,
+    json_spec,
+)
+
+_set_body = msgspec.json.Decoder(SetBody)
 
 
-class SetBody(msgspec.Struct):
-    """The body of POST /set. What is missing is told apart from what is wrong."""
-
-    key: str | None = None
-    value: msgspec.Raw | UnsetType = UNSET
-
-
-class Told(msgspec.Struct):
-    """What was done."""
-
-    status: str
+def parse_set(request: Request) -> Message[Any]:
+    """POST /set {"key", "value"}."""
+    body = json_body(request, _set_body)
+    value = b"" if body.value is UNSET else bytes(body.value)
+    if not body.key or value in {b"", b"null"}:
+        raise errors.KeyAndValueRequired("Key and value are required")
+    operation = Set(body.key.encode(), value, JSON)
+    return single.write(operation, transaction(request, SHARED), idempotency_key(request))
 
 
-class Got(msgspec.Struct):
-    """A key's value; in base64 if it is neither JSON nor text."""
-
-    key: str
-    value: msgspec.Raw | str | UnsetType = UNSET
-    value_base64: bytes | UnsetType = UNSET
+def parse_get(request: Request) -> Execute[bytes | None]:
+    """GET /get/{key}."""
+    return Execute(Get(key_in_path(request, "/get/")), transaction(request, SHARED))
 
 
-class SeedRoutes:
-    """Handlers that parse, ask and encode."""
+def encode_get(
+    request: Request, message: Execute[bytes | None], answer: Answer[bytes | None]
+) -> Response:
+    """The key and its value. Raises `KeyNotFound`."""
+    key, record = cast(Get, message.operation).key, answer.result
+    if record is None:
+        raise errors.KeyNotFound("Key not found")
+    if is_json(record):
+        body = b'{"key":%b,"value":%b}' % (encode(key.decode()), value_of(record))
+        return Response(answer.revision, body)
+    shown = item(key, record)
+    return Response(answer.revision, encode(KeyValue(shown.key, shown.value, shown.value_base64)))
 
-    def __init__(self, actor: StoreActor, bodies: Bodies) -> None:
-        self._ask = actor.ask
-        self._body_of = bodies.read
-        self._decoder = msgspec.json.Decoder(SetBody)
-        self._encode = encode
 
-    def routes(self) -> list[Route]:
-        """Return the six routes."""
-        return [
-            Route(
-                method="POST",
-                path="/set",
-                handler=self.set,
-                summary="Give a key a JSON value",
-                headers=(WITHIN, ONCE),
-                body=Body({JSON: SetBody}),
-                answers={200: said(Told)},
-                errors=(
-                    errors.KeyAndValueRequired,
-                    errors.InvalidKey,
-                    errors.ValueTooLarge,
-                    *WRITING,
-                ),
+def parse_delete(request: Request) -> Message[Any]:
+    """DELETE /delete/{key}."""
+    operation = Delete(key_in_path(request, "/delete/"), must_exist=True)
+    return single.write(operation, transaction(request, SHARED), idempotency_key(request))
+
+
+def parse_begin(request: Request) -> Begin:
+    """POST /begin."""
+    return Begin(transaction(request, SHARED))
+
+
+def parse_rollback(request: Request) -> Rollback:
+    """POST /rollback."""
+    return Rollback(transaction(request, SHARED))
+
+
+def parse_commit(request: Request) -> Commit:
+    """POST /commit."""
+    return Commit(transaction(request, SHARED))
+
+
+def encode_status(status: str) -> Callable[[Request, Message[Any], Answer[Any]], Response]:
+    """Return what encodes any answer as this status."""
+    body = encode(StatusBody(status))
+
+    def encode_answer(request: Request, message: Message[Any], answer: Answer[Any]) -> Response:
+        return Response(answer.revision, body)
+
+    return encode_answer
+
+
+def routes() -> list[Route]:
+    """Return the six routes."""
+    return [
+        Route(
+            method="POST",
+            path="/set",
+            endpoint=Endpoint(parse_set, encode_status("ok"), single.explain),
+            summary="Store a JSON value under a key",
+            headers=(TRANSACTION, IDEMPOTENCY_KEY),
+            body=Body({JSON: SetBody}),
+            responses={200: json_spec(StatusBody)},
+            errors=(
+                errors.KeyAndValueRequired,
+                errors.InvalidKey,
+                errors.ValueTooLarge,
+                *WRITE_ERRORS,
             ),
-            Route(
-                method="GET",
-                path="/get/{key:(?s:.+)}",
-                handler=self.get,
-                summary="Read a key",
-                headers=(WITHIN,),
-                answers={200: said(Got)},
-                errors=(errors.KeyNotFound, errors.RecordDamaged),
-            ),
-            Route(
-                method="DELETE",
-                path="/delete/{key:(?s:.+)}",
-                handler=self.delete,
-                summary="Remove a key",
-                headers=(WITHIN, ONCE),
-                answers={200: said(Told)},
-                errors=(errors.KeyNotFound, *WRITING),
-            ),
-            Route(
-                method="POST",
-                path="/begin",
-                handler=self.begin,
-                summary="Open the shared transaction, or go one level deeper",
-                headers=(WITHIN,),
-                answers={200: said(Told)},
-                errors=(errors.TransactionTooDeep,),
-            ),
-            Route(
-                method="POST",
-                path="/rollback",
-                handler=self.rollback,
-                summary="Forget what was written since the last begin",
-                headers=(WITHIN,),
-                answers={200: said(Told)},
-                errors=(errors.NoTransaction,),
-            ),
-            Route(
-                method="POST",
-                path="/commit",
-                handler=self.commit,
-                summary="Merge what was written since the last begin into the level above, or store it",
-                headers=(WITHIN,),
-                answers={200: said(Told)},
-                errors=(errors.NoTransaction, errors.StorageFull),
-            ),
-        ]
-
-    async def set(self, request: web.Request) -> web.Response:
-        """POST /set {"key", "value"}."""
-        text = await self._body_of(request)
-        body = parse(self._decoder, text)
-        value = b"" if body.value is UNSET else bytes(body.value)
-        if not body.key or value in {b"", b"null"}:
-            raise errors.KeyAndValueRequired("Key and value are required")
-        asked = Set(
-            body.key.encode(), value, JSON, within(request, SHARED), once=once_of(request, text)
-        )
-        return answer((await self._ask(asked)).revision, b'{"status":"ok"}')
-
-    async def get(self, request: web.Request) -> web.Response:
-        """GET /get/{key}."""
-        key = key_in_path(request, "/get/")
-        got = await self._ask(Get(key, within(request, SHARED)))
-        name, record = self._encode(key.decode()), got.result
-        if is_json(record):
-            return answer(got.revision, b'{"key":%b,"value":%b}' % (name, value_of(record)))
-        shown = item(key, record)
-        return answer(got.revision, self._encode(Got(shown.key, shown.value, shown.value_base64)))
-
-    async def delete(self, request: web.Request) -> web.Response:
-        """DELETE /delete/{key}."""
-        asked = Delete(key_in_path(request, "/delete/"), within(request, SHARED), once=once_of(request))
-        return answer((await self._ask(asked)).revision, b'{"status":"deleted"}')
-
-    async def begin(self, request: web.Request) -> web.Response:
-        """POST /begin."""
-        begun = await self._ask(Begin(within(request, SHARED)))
-        return answer(begun.revision, b'{"status":"transaction started"}')
-
-    async def rollback(self, request: web.Request) -> web.Response:
-        """POST /rollback."""
-        rolled_back = await self._ask(Rollback(within(request, SHARED)))
-        return answer(rolled_back.revision, b'{"status":"transaction rolled back"}')
-
-    async def commit(self, request: web.Request) -> web.Response:
-        """POST /commit."""
-        committed = await self._ask(Commit(within(request, SHARED)))
-        return answer(committed.revision, b'{"status":"transaction committed"}')
+        ),
+        Route(
+            method="GET",
+            path="/get/{key:(?s:.+)}",
+            endpoint=Endpoint(parse_get, encode_get),
+            summary="Read a key",
+            headers=(TRANSACTION,),
+            responses={200: json_spec(KeyValue)},
+            errors=(errors.KeyNotFound, errors.RecordDamaged),
+        ),
+        Route(
+            method="DELETE",
+            path="/delete/{key:(?s:.+)}",
+            endpoint=Endpoint(parse_delete, encode_status("deleted"), single.explain),
+            summary="Delete a key",
+            headers=(TRANSACTION, IDEMPOTENCY_KEY),
+            responses={200: json_spec(StatusBody)},
+            errors=(errors.KeyNotFound, *WRITE_ERRORS),
+        ),
+        Route(
+            method="POST",
+            path="/begin",
+            endpoint=Endpoint(parse_begin, encode_status("transaction started")),
+            summary="Open the shared transaction, or go one level deeper",
+            headers=(TRANSACTION,),
+            responses={200: json_spec(StatusBody)},
+            errors=(errors.TransactionTooDeep,),
+        ),
+        Route(
+            method="POST",
+            path="/rollback",
+            endpoint=Endpoint(parse_rollback, encode_status("transaction rolled back")),
+            summary="Discard the writes since the last begin",
+            headers=(TRANSACTION,),
+            responses={200: json_spec(StatusBody)},
+            errors=(errors.NoTransaction,),
+        ),
+        Route(
+            method="POST",
+            path="/commit",
+            endpoint=Endpoint(parse_commit, encode_status("transaction committed")),
+            summary="Merge the writes since the last begin into the level above, or store them",
+            headers=(TRANSACTION,),
+            responses={200: json_spec(StatusBody)},
+            errors=(errors.NoTransaction, errors.StorageFull, errors.WritesStalled),
+        ),
+    ]

@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 
 from kvactor.core.messages import Answer, Message
 from kvactor.core.owner import Owner
-from kvactor.core.protocols import Done, Journal, Tree
+from kvactor.core.protocols import Done, Journal, ReadDone, Tree
 from kvactor.core.records import Revision
 from kvactor.settings import Settings
 from kvactor.storage.memory import MemoryJournal, MemoryTree
@@ -46,12 +46,19 @@ class RecordingReply(Generic[R]):
 
     @property
     def revision(self) -> int:
+        return self._number("revision")
+
+    @property
+    def time(self) -> int:
+        return self._number("time")
+
+    def _number(self, name: str) -> int:
         if self._outcome is None:
             raise RuntimeError("not answered yet")
-        revision = self._outcome.revision  # type: ignore[union-attr]
-        if not isinstance(revision, int):
-            raise RuntimeError(f"no revision in {self._outcome!r}")
-        return revision
+        number = getattr(self._outcome, name)
+        if not isinstance(number, int):
+            raise RuntimeError(f"no {name} in {self._outcome!r}")
+        return number
 
     @property
     def result(self) -> R:
@@ -63,12 +70,14 @@ class RecordingReply(Generic[R]):
 
 
 class HeldJournal(MemoryJournal):
-    """A journal whose disk waits: an append is durable only when the test says so."""
+    """A journal whose disk waits: an append is durable, and a read ends, only when the test says so."""
 
     def __init__(self, *, holding: bool = True) -> None:
         super().__init__()
         self.holding = holding
         self.pending: list[tuple[Sequence[Revision], Done]] = []
+        self.holding_reads = False
+        self.reads: list[tuple[int, ReadDone]] = []
 
     def append(self, revisions: Sequence[Revision], done: Done) -> None:
         if self.holding:
@@ -84,6 +93,20 @@ class HeldJournal(MemoryJournal):
     def break_down(self, error: BaseException) -> None:
         """Let the append that is under way fail."""
         self.pending.pop(0)[1](error)
+
+    def read(self, after: int, done: ReadDone) -> None:
+        if self.holding_reads:
+            self.reads.append((after, done))
+        else:
+            super().read(after, done)
+
+    def release_read(self, error: BaseException | None = None) -> None:
+        """Let the oldest read that is under way end, or fail."""
+        after, done = self.reads.pop(0)
+        if error is None:
+            super().read(after, done)
+        else:
+            done([], error)
 
 
 class HeldTree(MemoryTree):

@@ -8,15 +8,35 @@ import pytest
 
 from kvactor.actor import StoreActor
 from kvactor.core import feed
-from kvactor.core.messages import Begin, Changes, Commit, Delete, DeleteRange, Open, Stop
+from kvactor.core.messages import Begin, Changes, Commit, Open, Stop
+from kvactor.core.operations import Delete
 from kvactor.core.protocols import StorageFailed
 from kvactor.core.records import HIDDEN, Revision, value_of
-from kvactor.errors import HistoryGone, OutcomeUnknown, RevisionInFuture
+from kvactor.errors import (
+    DataDamaged,
+    HistoryGone,
+    OutcomeUnknown,
+    RecordDamaged,
+    RevisionInFuture,
+)
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
 from kvactor.storage.memory import MemoryJournal, MemoryTree
-from tests.core.builders import ONCE, TICK, batch, catch_up, held_with, put
+from tests.core.builders import (
+    IDEMPOTENCY_KEY,
+    TICK,
+    batch,
+    catch_up,
+    delete,
+    delete_range,
+    held_with,
+    put,
+    value,
+)
 from tests.core.harness import HeldJournal, HeldTree, OwnerHarness, RecordingReply
+
+#: Seconds after which an event that is waited for has failed to happen.
+PATIENCE = 10
 
 
 class CountingJournal(HeldJournal):
@@ -44,11 +64,17 @@ def numbers(revisions: list[Revision]) -> list[int]:
     return [revision.number for revision in revisions]
 
 
-def shown(revision: Revision) -> dict[bytes, bytes | None]:
+async def ended(actor: StoreActor) -> None:
+    """Wait until the owner has failed."""
+    await asyncio.wait({actor.done}, timeout=PATIENCE)
+    assert actor.done.done()
+
+
+def values_of(revision: Revision) -> dict[bytes, bytes | None]:
     return {key: None if record is None else value_of(record) for key, record in revision.changes}
 
 
-# -- what there is --
+# -- revisions --
 
 
 def test_every_revision_comes_once_in_order_and_whole() -> None:
@@ -60,13 +86,13 @@ def test_every_revision_comes_once_in_order_and_whole() -> None:
     harness.ask(Begin("t"))
     harness.ask(put(b"c", b"t", "t"))
     harness.ask(Commit("t"))
-    harness.ask(Delete(b"b", "t"))
+    harness.ask(delete(b"b", "t"))
     assert len(follow(harness, 0)) == 2
     harness.ask(Commit("t"))
-    harness.ask(DeleteRange(b"", None))
+    harness.ask(delete_range(b"", None))
     found = follow(harness, 0)
     assert numbers(found) == [1, 2, 3, 4]
-    assert [shown(one) for one in found] == [
+    assert [values_of(one) for one in found] == [
         {b"a": b"1"},
         {b"b": b"1", b"a": b"2"},
         {b"b": None, b"c": b"t"},
@@ -79,34 +105,34 @@ def test_every_revision_comes_once_in_order_and_whole() -> None:
     assert follow(harness, 0, limit=1) == found
 
 
-def test_what_changes_nothing_is_not_in_the_feed() -> None:
+def test_a_request_that_changes_nothing_is_not_in_the_feed() -> None:
     harness = OwnerHarness()
     harness.ask(put(b"a"))
     harness.ask(batch(put(b"b"), Delete(b"b")))
-    harness.ask(DeleteRange(b"x", None))
+    harness.ask(delete_range(b"x", None))
     harness.ask(put(b"b"))
-    assert [shown(one) for one in follow(harness, 0)] == [{b"a": b"1"}, {b"b": b"1"}]
+    assert [values_of(one) for one in follow(harness, 0)] == [{b"a": b"1"}, {b"b": b"1"}]
 
 
-def test_an_expiry_is_a_deletion() -> None:
+def test_an_expiry_is_a_deletion_in_the_feed() -> None:
     harness = OwnerHarness()
     harness.ask(put(b"a", ttl=10))
     harness.now += 10
     waiting = harness.ask(Changes(1, 9, wait=True))
     assert follow(harness, 1) == []
     harness.tell(TICK)
-    assert [shown(one) for one in waiting.result] == [{b"a": None}]
+    assert [values_of(one) for one in waiting.result] == [{b"a": None}]
 
 
-def test_what_is_kept_for_an_idempotency_key_is_part_of_its_revision_under_a_hidden_key() -> None:
+def test_a_response_kept_for_an_idempotency_key_is_part_of_its_revision_under_a_hidden_key() -> None:
     harness = OwnerHarness()
-    harness.ask(put(b"a", once=ONCE))
+    harness.ask(put(b"a", idempotency_key=IDEMPOTENCY_KEY))
     (revision,) = follow(harness, 0)
-    assert [key for key, _ in revision.changes] == [b"a", HIDDEN + ONCE.key]
+    assert [key for key, _ in revision.changes] == [b"a", HIDDEN + IDEMPOTENCY_KEY.key]
 
 
 @pytest.mark.parametrize("restart", [True, False])
-def test_history_beyond_what_is_in_memory_comes_from_the_journal(
+def test_revisions_older_than_the_tail_come_from_the_journal(
     restart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "TAIL", 5)
@@ -121,18 +147,18 @@ def test_history_beyond_what_is_in_memory_comes_from_the_journal(
     for since in range(13):
         found = follow(harness, since)
         assert numbers(found) == list(range(since + 1, 13))
-        assert [shown(one)[b"a"] for one in found] == [b"%d" % n for n in range(since + 1, 13)]
+        assert [values_of(one)[b"a"] for one in found] == [b"%d" % n for n in range(since + 1, 13)]
     assert journal.replays > 0
     journal.replays = 0
     follow(harness, 7)
-    # What is in memory is not read again.
+    # The tail is not read again.
     assert (journal.replays == 0) is not restart
     harness.ask(put(b"a", b"13"))
     assert numbers(follow(harness, 0)) == list(range(1, 14))
     assert numbers(follow(harness, 12)) == [13]
 
 
-def test_in_memory_are_as_many_of_the_newest_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tail_holds_as_many_of_the_newest_revisions_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "TAIL_SIZE", 1000)
     journal = CountingJournal()
     harness = OwnerHarness(journal)
@@ -150,7 +176,7 @@ def test_in_memory_are_as_many_of_the_newest_as_fit(monkeypatch: pytest.MonkeyPa
     assert journal.replays == 0
 
 
-def test_an_answer_is_a_slice_of_so_many_revisions_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_cut_after_so_many_revisions_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     harness = OwnerHarness()
     for _ in range(feed.SLICE + 1):
         harness.ask(put(b"a"))
@@ -160,18 +186,18 @@ def test_an_answer_is_a_slice_of_so_many_revisions_and_bytes(monkeypatch: pytest
     head = harness.owner.revision
     for n in range(4):
         harness.ask(put(b"%d" % n + b"k" * 400, b"v" * 100))
-    # The one that goes beyond is the last; there is always one.
+    # The revision that goes beyond the limit is the last; there is always one.
     assert len(harness.ask(Changes(head, 1000)).result) == 2
     head = harness.owner.revision
-    harness.ask(DeleteRange(b"0", b"4"))
+    harness.ask(delete_range(b"0", b"4"))
     harness.ask(put(b"a"))
     assert numbers(harness.ask(Changes(head, 1000)).result) == [head + 1]
 
 
-# -- what there is not --
+# -- revisions that are gone, or not there yet --
 
 
-def test_history_that_is_trimmed_is_gone_and_the_answer_names_the_oldest(
+def test_a_reader_of_trimmed_history_gets_an_error_that_names_the_oldest_revision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(feed, "TAIL", 1)
@@ -191,7 +217,7 @@ def test_history_that_is_trimmed_is_gone_and_the_answer_names_the_oldest(
     assert isinstance(harness.ask(Changes(0, 9, wait=True)).error, HistoryGone)
 
 
-def test_the_oldest_that_is_kept_may_be_in_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_revision_may_be_kept_in_the_tail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "TAIL", 5)
     journal = MemoryJournal()
     harness = OwnerHarness(journal, settings=Settings(memtable_size=1, history=1))
@@ -204,7 +230,7 @@ def test_the_oldest_that_is_kept_may_be_in_memory_alone(monkeypatch: pytest.Monk
     assert numbers(follow(harness, 5)) == [6, 7, 8, 9, 10]
 
 
-def test_when_nothing_at_all_is_kept_the_next_revision_is_the_oldest() -> None:
+def test_with_no_history_at_all_the_next_revision_is_the_oldest() -> None:
     journal, tree = MemoryJournal(), MemoryTree()
     settings = Settings(memtable_size=1)
     harness = OwnerHarness(journal, tree, settings)
@@ -219,10 +245,10 @@ def test_when_nothing_at_all_is_kept_the_next_revision_is_the_oldest() -> None:
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_a_reader_from_the_future_is_told_so(wait: bool) -> None:
+def test_a_reader_of_a_revision_that_is_not_durable_yet_gets_an_error(wait: bool) -> None:
     harness, journal = held_with(b"a")
     staged = harness.ask(put(b"b"))
-    # It is staged, and so for a reader it is not there yet.
+    # It is staged, and so not there yet for a reader.
     reply = harness.ask(Changes(2, 9, wait))
     assert isinstance(reply.error, RevisionInFuture)
     assert reply.revision == 1
@@ -234,7 +260,7 @@ def test_a_reader_from_the_future_is_told_so(wait: bool) -> None:
 # -- waiting --
 
 
-def test_who_waits_is_answered_by_the_next_flush_with_all_of_it() -> None:
+def test_a_waiting_reader_is_answered_at_the_next_flush_with_all_its_revisions() -> None:
     harness, journal = held_with(b"a")
     early, late = harness.ask(Changes(1, 9, wait=True)), harness.ask(Changes(0, 9, wait=True))
     assert numbers(late.result) == [1]
@@ -253,7 +279,7 @@ def test_who_waits_is_answered_by_the_next_flush_with_all_of_it() -> None:
     assert numbers(follow(harness, 2)) == [3, 4]
 
 
-def test_what_is_in_the_journal_but_not_told_to_the_owner_is_not_in_the_feed_yet(
+def test_a_revision_is_not_in_the_feed_before_the_owner_knows_that_it_is_durable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(feed, "TAIL", 1)
@@ -263,28 +289,29 @@ def test_what_is_in_the_journal_but_not_told_to_the_owner_is_not_in_the_feed_yet
     journal.release()
     # On disk, but the news of it has not been read.
     assert max(journal.rows) == 4
-    reply: RecordingReply[Any] = harness.send(Changes(0, 9))
+    flushed = harness.news.pop()
+    reply: RecordingReply[Any] = harness.ask(Changes(0, 9))
     assert (reply.revision, numbers(reply.result)) == (3, [1, 2, 3])
     assert harness.send(Changes(3, 9)).result == []
     assert isinstance(harness.send(Changes(4, 9)).error, RevisionInFuture)
     assert not waiting.answered
     assert not written.answered
-    harness.settle()
+    harness.tell(flushed)
     assert written.revision == 4
     assert numbers(waiting.result) == [4]
 
 
 def test_the_writer_is_answered_before_the_readers() -> None:
     harness, journal = held_with()
-    heard: list[str] = []
-    reader: RecordingReply[Any] = RecordingReply(lambda: heard.append("reader"))
-    writer: RecordingReply[Any] = RecordingReply(lambda: heard.append("writer"))
+    answered: list[str] = []
+    reader: RecordingReply[Any] = RecordingReply(lambda: answered.append("reader"))
+    writer: RecordingReply[Any] = RecordingReply(lambda: answered.append("writer"))
     harness.owner.drain(harness.now, [(Changes(0, 9, wait=True), reader), (put(b"a"), writer)])
     catch_up(harness, journal)
-    assert heard == ["writer", "reader"]
+    assert answered == ["writer", "reader"]
 
 
-def test_a_stop_answers_who_waits_with_nothing_and_makes_nobody_wait_after_it() -> None:
+def test_a_stop_answers_waiting_readers_with_nothing_and_no_reader_waits_after_it() -> None:
     journal, tree = HeldJournal(holding=False), HeldTree()
     harness = OwnerHarness(journal, tree)
     harness.ask(put(b"a"))
@@ -295,7 +322,7 @@ def test_a_stop_answers_who_waits_with_nothing_and_makes_nobody_wait_after_it() 
     assert numbers(follow(harness, 0)) == [1]
 
 
-def test_a_reader_that_is_gone_is_forgotten_by_the_tick_and_harms_nobody() -> None:
+def test_a_reader_that_has_gone_away_is_forgotten_by_the_tick_and_by_the_next_flush() -> None:
     harness = OwnerHarness()
     gone, here = harness.ask(Changes(0, 9, wait=True)), harness.ask(Changes(0, 9, wait=True))
     feed = harness.owner._feed
@@ -310,7 +337,7 @@ def test_a_reader_that_is_gone_is_forgotten_by_the_tick_and_harms_nobody() -> No
     assert len(feed) == 0
 
 
-async def test_who_waits_in_the_feed_is_told_when_the_server_fails() -> None:
+async def test_waiting_readers_are_answered_when_a_flush_fails() -> None:
     journal = HeldJournal()
     actor = StoreActor(Storage(journal, MemoryTree()), Settings())
     await actor.start()
@@ -320,12 +347,12 @@ async def test_who_waits_in_the_feed_is_told_when_the_server_fails() -> None:
         assert not actor.done.done()
         await asyncio.sleep(0)
     journal.break_down(OSError(5, "Input/output error"))
-    await asyncio.wait({actor.done})
+    await ended(actor)
     assert [type(waiting.exception()) for waiting in (reader, written)] == [OutcomeUnknown] * 2
     assert isinstance(actor.done.exception(), StorageFailed)
 
 
-async def test_who_waits_in_the_feed_is_told_when_the_server_fails_while_it_answers_them(
+async def test_waiting_readers_are_answered_when_the_owner_fails_while_it_answers_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     actor = StoreActor(Storage(MemoryJournal(), MemoryTree()), Settings())
@@ -334,14 +361,189 @@ async def test_who_waits_in_the_feed_is_told_when_the_server_fails_while_it_answ
     read = feed.Feed.read
     reads = iter([True, True, True, True, False])
 
-    def broken(feed_: feed.Feed, *arguments: int) -> list[Revision]:
+    def broken(feed_: feed.Feed, *arguments: int) -> list[Revision] | None:
         if not next(reads):
             raise ZeroDivisionError("a fault of ours")
         return read(feed_, *arguments)
 
     monkeypatch.setattr(feed.Feed, "read", broken)
     actor.ask(put(b"a"))
-    await asyncio.wait({actor.done})
+    await ended(actor)
     outcomes = [future.exception() for future in waiting]
     assert outcomes[0] is None
     assert [type(outcome) for outcome in outcomes[1:]] == [OutcomeUnknown, OutcomeUnknown]
+
+
+# -- revisions older than the tail, which the journal reads beside the owner --
+
+
+@pytest.fixture
+def reading(monkeypatch: pytest.MonkeyPatch) -> tuple[OwnerHarness, HeldJournal]:
+    """An owner with five revisions, of which one is in the tail, and a journal whose reads wait."""
+    monkeypatch.setattr(feed, "TAIL", 1)
+    harness, journal = held_with(b"a", b"b", b"c", b"d", b"e")
+    journal.holding = False
+    journal.holding_reads = True
+    return harness, journal
+
+
+Reading = tuple[OwnerHarness, HeldJournal]
+
+
+def test_readers_of_the_same_revisions_share_one_reading(reading: Reading) -> None:
+    harness, journal = reading
+    replies = [harness.ask(Changes(since, limit)) for since, limit in ((0, 9), (0, 2), (1, 9), (0, 9))]
+    assert [since for since, _ in journal.reads] == [0, 1]
+    # Neither the owner nor a reader of the tail waits for it.
+    assert numbers(harness.ask(Changes(4, 9)).result) == [5]
+    assert value(harness, b"a") == b"1"
+    assert not any(reply.answered for reply in replies)
+    journal.release_read()
+    harness.settle()
+    assert [reply.answered for reply in replies] == [True, True, False, True]
+    journal.release_read()
+    harness.settle()
+    assert [numbers(reply.result) for reply in replies] == [
+        [1, 2, 3, 4, 5],
+        [1, 2],
+        [2, 3, 4, 5],
+        [1, 2, 3, 4, 5],
+    ]
+    # The next reader's reading is a new one.
+    again = harness.ask(Changes(0, 1))
+    assert [since for since, _ in journal.reads] == [0]
+    journal.release_read()
+    harness.settle()
+    assert numbers(again.result) == [1]
+
+
+def test_a_revision_that_is_flushed_during_a_reading_may_be_part_of_it(reading: Reading) -> None:
+    harness, journal = reading
+    reader = harness.ask(Changes(3, 9, wait=True))
+    assert harness.ask(put(b"f")).revision == 6
+    harness.now += 5
+    journal.release_read()
+    harness.settle()
+    assert (reader.revision, reader.time, numbers(reader.result)) == (6, harness.now, [4, 5, 6])
+
+
+def test_history_that_is_trimmed_during_a_reading_is_gone(reading: Reading) -> None:
+    harness, journal = reading
+    reader = harness.ask(Changes(0, 9))
+    for number in (1, 2):
+        del journal.rows[number]
+    journal.release_read()
+    harness.settle()
+    assert isinstance(reader.error, HistoryGone)
+    assert reader.error.details == {"oldest": 3}
+
+
+def test_a_reader_that_goes_away_during_a_reading_harms_no_other(reading: Reading) -> None:
+    harness, journal = reading
+    gone, here = harness.ask(Changes(0, 9)), harness.ask(Changes(0, 9))
+    gone.cancelled = True
+    harness.tell(TICK)
+    journal.release_read()
+    harness.settle()
+    assert (gone.answered, numbers(here.result)) == (False, [1, 2, 3, 4, 5])
+
+
+def test_readers_of_a_damaged_revision_get_an_error_and_the_owner_goes_on(reading: Reading) -> None:
+    harness, journal = reading
+    replies = [harness.ask(Changes(0, 9)) for _ in range(2)]
+    journal.release_read(DataDamaged("Revision 1 fails its checksum."))
+    harness.settle()
+    for reply in replies:
+        assert isinstance(reply.error, RecordDamaged)
+        assert str(reply.error).startswith("Revision 1 fails its checksum.")
+        assert (reply.revision, reply.time) == (5, harness.now)
+    assert harness.ask(put(b"f")).revision == 6
+
+
+def test_the_revisions_before_a_damaged_one_are_read(reading: Reading) -> None:
+    harness, journal = reading
+    journal.rows[3] = b"damaged" + journal.rows[3]
+    first, second = harness.ask(Changes(0, 9)), harness.ask(Changes(2, 9))
+    while journal.reads:
+        journal.release_read()
+        harness.settle()
+    assert numbers(first.result) == [1, 2]
+    assert isinstance(second.error, RecordDamaged)
+
+
+def test_a_stop_waits_for_the_readings_that_are_under_way(reading: Reading) -> None:
+    harness, journal = reading
+    reader = harness.ask(Changes(0, 9, wait=True))
+    harness.tell(Stop())
+    assert (reader.answered, harness.owner.finished) == (False, False)
+    journal.release_read()
+    harness.settle()
+    assert (numbers(reader.result), harness.owner.finished) == ([1, 2, 3, 4, 5], True)
+
+
+class Answering(StoreActor):
+    """An actor with three revisions, all older than the tail, and a journal whose reads wait."""
+
+    def __init__(self) -> None:
+        self.journal = HeldJournal(holding=False)
+        harness = OwnerHarness(self.journal)
+        for key in (b"a", b"b", b"c"):
+            harness.ask(put(key))
+        self.journal.holding = self.journal.holding_reads = True
+        super().__init__(Storage(self.journal, MemoryTree()), Settings())
+
+    async def read(self, readers: int) -> list[asyncio.Future[Any]]:
+        """Ask, and wait until the journal reads."""
+        asked: list[asyncio.Future[Any]] = [self.ask(Changes(0, 9)) for _ in range(readers)]
+        async with asyncio.timeout(PATIENCE):
+            while not self.journal.reads:
+                await asyncio.sleep(0)
+        return asked
+
+
+async def test_readers_during_a_reading_are_answered_when_a_flush_fails() -> None:
+    actor = Answering()
+    await actor.start()
+    readers = await actor.read(2)
+    written = actor.ask(put(b"d"))
+    async with asyncio.timeout(PATIENCE):
+        while not actor.journal.pending:
+            await asyncio.sleep(0)
+    actor.journal.break_down(OSError(5, "Input/output error"))
+    await ended(actor)
+    assert [type(one.exception()) for one in (*readers, written)] == [OutcomeUnknown] * 3
+    assert isinstance(actor.done.exception(), StorageFailed)
+
+
+async def test_readers_are_answered_and_the_owner_fails_when_the_journal_cannot_be_read() -> None:
+    actor = Answering()
+    await actor.start()
+    readers = await actor.read(2)
+    actor.journal.release_read(OSError(5, "Input/output error"))
+    await ended(actor)
+    assert [type(one.exception()) for one in readers] == [OutcomeUnknown] * 2
+    error = actor.done.exception()
+    assert isinstance(error, StorageFailed)
+    assert isinstance(error.__cause__, OSError)
+
+
+async def test_readers_of_a_reading_are_answered_when_the_owner_fails_while_it_answers_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    actor = Answering()
+    await actor.start()
+    readers = await actor.read(3)
+    history = feed.Feed.history
+    answers = iter([True, False])
+
+    def broken(feed_: feed.Feed, *arguments: Any) -> list[Revision]:
+        if not next(answers):
+            raise ZeroDivisionError("a fault of ours")
+        return history(feed_, *arguments)
+
+    monkeypatch.setattr(feed.Feed, "history", broken)
+    actor.journal.release_read()
+    await ended(actor)
+    assert all(reader.done() for reader in readers)
+    assert numbers(readers[0].result().result) == [1, 2, 3]
+    assert [type(reader.exception()) for reader in readers[1:]] == [OutcomeUnknown] * 2

@@ -1,10 +1,12 @@
-"""Writes under an idempotency key are done once; what is kept for it, nobody sees."""
+"""Writes under an idempotency key are done once; the kept response is hidden."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from kvactor.core.idempotency import IdempotencyKey
+from kvactor.core.keyspace import Page
 from kvactor.core.messages import (
     AUTOCOMMIT,
     SHARED,
@@ -12,29 +14,20 @@ from kvactor.core.messages import (
     Begin,
     Check,
     Commit,
-    Delete,
-    DeleteRange,
-    Get,
-    IdempotencyKey,
-    Increment,
     Message,
     Open,
-    Page,
-    Range,
     Rollback,
     Status,
-    Within,
-    Written,
+    TransactionRef,
 )
-from kvactor.core.operations import INTEGERS
-from kvactor.core.records import HIDDEN, decode_revision
+from kvactor.core.operations import INTEGERS, Delete, DeleteRange, Get, Increment, Range, Result
+from kvactor.core.records import HIDDEN, Revision, decode_revision, encode
 from kvactor.errors import (
     ChecksFailed,
     IdempotencyKeyReused,
     InvalidKey,
     KeyNotFound,
     KvactorError,
-    PreconditionFailed,
     TransactionConflict,
 )
 from kvactor.settings import Settings
@@ -42,36 +35,47 @@ from kvactor.storage.memory import MemoryJournal, MemoryTree
 from tests.core.builders import (
     ABSENT,
     DAY,
-    ONCE,
+    IDEMPOTENCY_KEY,
     PRESENT,
     TICK,
     batch,
     data,
+    delete,
+    delete_range,
     harness_with,
     held_with,
     put,
-    shown,
+    scan,
+    value,
+    values_of,
+    written,
 )
 from tests.core.harness import OwnerHarness, RecordingReply
 
 WRITES: list[tuple[Message[Any], Any]] = [
-    (put(b"a", b"2", once=ONCE), Written(3, False)),
-    (put(b"new", once=ONCE), Written(3, True)),
-    (put(b"a", once=ONCE, expected=(1,)), Written(3, False)),
-    (put(b"new", once=ONCE, expected=ABSENT), Written(3, True)),
-    (Delete(b"a", once=ONCE), Written(3, False)),
-    (Delete(b"a", once=ONCE, expected=(1,)), Written(3, False)),
-    (DeleteRange(b"", None, once=ONCE), BatchResponse(3, [2])),
+    (put(b"a", b"2", idempotency_key=IDEMPOTENCY_KEY), BatchResponse(3, [False])),
+    (put(b"new", idempotency_key=IDEMPOTENCY_KEY), BatchResponse(3, [True])),
+    (put(b"a", idempotency_key=IDEMPOTENCY_KEY, precondition=(1,)), BatchResponse(3, [False])),
+    (put(b"new", idempotency_key=IDEMPOTENCY_KEY, precondition=ABSENT), BatchResponse(3, [True])),
+    (delete(b"a", idempotency_key=IDEMPOTENCY_KEY), BatchResponse(3, [True])),
+    (delete(b"a", idempotency_key=IDEMPOTENCY_KEY, precondition=(1,)), BatchResponse(3, [True])),
+    (delete_range(b"", None, idempotency_key=IDEMPOTENCY_KEY), BatchResponse(3, [2])),
     (
-        batch(Increment(b"n", INTEGERS[0]), put(b"a"), Delete(b"x"), Delete(b"b"), once=ONCE),
-        BatchResponse(3, [INTEGERS[0], None, False, True]),
+        batch(
+            Increment(b"n", INTEGERS[0]),
+            put(b"a"),
+            Delete(b"x"),
+            Delete(b"b"),
+            idempotency_key=IDEMPOTENCY_KEY,
+        ),
+        BatchResponse(3, [INTEGERS[0], False, False, True]),
     ),
-    (batch(Delete(b"x"), once=ONCE), BatchResponse(3, [False])),
+    (batch(Delete(b"x"), idempotency_key=IDEMPOTENCY_KEY), BatchResponse(3, [False])),
 ]
 
 
 @pytest.mark.parametrize(("write", "result"), WRITES, ids=str)
-def test_a_write_that_comes_again_under_its_key_is_not_done_again_and_gets_the_same_answer(
+def test_a_write_repeated_under_its_idempotency_key_is_done_once_and_gets_the_same_response(
     write: Message[Any], result: object
 ) -> None:
     journal = MemoryJournal()
@@ -86,24 +90,23 @@ def test_a_write_that_comes_again_under_its_key_is_not_done_again_and_gets_the_s
         assert (again.revision, again.result) == (4, result)
     assert data(harness) == kept
     assert max(journal.rows) == 4
-    # Only what is not hidden is anyone's business.
-    assert HIDDEN + ONCE.key in dict(decode_revision(3, journal.rows[3]).changes)
+    assert HIDDEN + IDEMPOTENCY_KEY.key in dict(decode_revision(3, journal.rows[3]).changes)
 
 
-def test_records_and_pages_are_kept_too() -> None:
+def test_a_response_with_records_and_pages_is_repeated_as_it_was() -> None:
     harness = harness_with(b"a", b"b")
-    one = batch(Get(b"a"), Get(b"x"), Range(limit=1), once=ONCE)
+    one = batch(Get(b"a"), Get(b"x"), Range(limit=1), idempotency_key=IDEMPOTENCY_KEY)
     first = harness.ask(one).result
     harness.ask(put(b"a", b"2"))
     assert harness.ask(one).result == first
-    assert shown(first.results) == [b"1", None, [(b"a", b"1")]]
+    assert values_of(first.results) == [b"1", None, [(b"a", b"1")]]
 
 
-def test_two_at_once_under_one_key_are_done_once_and_wait_for_the_same_flush() -> None:
+def test_two_writes_at_once_under_one_key_are_done_once_and_wait_for_the_same_flush() -> None:
     harness, journal = held_with()
     replies: list[RecordingReply[Any]] = [RecordingReply(), RecordingReply(), RecordingReply()]
-    one = batch(Increment(b"n", 1), once=ONCE)
-    other = batch(Increment(b"n", 2), once=IdempotencyKey(ONCE.key, b"other"))
+    one = batch(Increment(b"n", 1), idempotency_key=IDEMPOTENCY_KEY)
+    other = batch(Increment(b"n", 2), idempotency_key=IdempotencyKey(IDEMPOTENCY_KEY.key, b"other"))
     harness.owner.drain(harness.now, list(zip([one, one, other], replies, strict=True)))
     late = harness.ask(one)
     assert not any(reply.answered for reply in (*replies, late))
@@ -120,7 +123,7 @@ def test_an_idempotency_key_outlives_a_restart(memtable: int) -> None:
     journal, tree = MemoryJournal(), MemoryTree()
     settings = Settings(memtable_size=memtable)
     harness = OwnerHarness(journal, tree, settings)
-    one = batch(Increment(b"n", 1), Get(b"n"), once=ONCE)
+    one = batch(Increment(b"n", 1), Get(b"n"), idempotency_key=IDEMPOTENCY_KEY)
     first = harness.ask(one).result
     assert (tree.applied == 1) is (memtable == 1)
     again = OwnerHarness(journal, tree, settings)
@@ -130,43 +133,75 @@ def test_an_idempotency_key_outlives_a_restart(memtable: int) -> None:
     assert again.ask(one).result.results[0] == 2
 
 
+#: What version 0.1 has kept behind the fingerprint, and the response that it stands for.
+KEPT_BY_0_1: list[tuple[bytes, list[Result]]] = [
+    (b"\xc3", [True]),  # of a set that has created its key
+    (b"\xc2", [False]),  # of one that has not, and of every deletion
+    (b"\x02", [2]),  # of a range deleted
+    (b"\x00", [0]),
+    (b"\x94\xc0\xc3\x07\xc4\x01x", [None, True, 7, b"x"]),  # of a batch
+    (b"\x90", []),
+]
+
+
+@pytest.mark.parametrize(("kept", "results"), KEPT_BY_0_1, ids=str)
+def test_a_response_that_version_0_1_has_kept_is_repeated(kept: bytes, results: list[Result]) -> None:
+    journal = MemoryJournal()
+    hidden = HIDDEN + IDEMPOTENCY_KEY.key
+    now = OwnerHarness().now
+    record = encode(hidden, IDEMPOTENCY_KEY.fingerprint + kept, "", now + DAY, 1, 1)
+    journal.append([Revision(1, now, ((hidden, record),))], lambda _: None)
+    harness = OwnerHarness(journal)
+    for write in (
+        put(b"a", idempotency_key=IDEMPOTENCY_KEY),
+        delete(b"a", idempotency_key=IDEMPOTENCY_KEY),
+        delete_range(b"", None, idempotency_key=IDEMPOTENCY_KEY),
+    ):
+        assert harness.ask(write).result == BatchResponse(1, results)
+    other = IdempotencyKey(IDEMPOTENCY_KEY.key, b"other")
+    assert isinstance(harness.ask(put(b"a", idempotency_key=other)).error, IdempotencyKeyReused)
+    assert value(harness, b"a") is None
+
+
 def test_another_request_under_the_same_key_is_refused() -> None:
     harness = OwnerHarness()
-    harness.ask(put(b"a", once=ONCE))
-    other = IdempotencyKey(ONCE.key, b"other")
+    harness.ask(put(b"a", idempotency_key=IDEMPOTENCY_KEY))
+    other = IdempotencyKey(IDEMPOTENCY_KEY.key, b"other")
     for message in (
-        put(b"a", once=other),
-        Delete(b"a", once=other),
-        DeleteRange(b"", None, once=other),
-        batch(put(b"b"), once=other),
+        put(b"a", idempotency_key=other),
+        delete(b"a", idempotency_key=other),
+        delete_range(b"", None, idempotency_key=other),
+        batch(put(b"b"), idempotency_key=other),
     ):
         reply: RecordingReply[Any] = harness.ask(message)
         assert isinstance(reply.error, IdempotencyKeyReused)
     assert data(harness) == {b"a": b"1"}
     assert (
-        harness.ask(put(b"b", once=IdempotencyKey(b"another key", ONCE.fingerprint))).result.revision
+        harness.ask(
+            put(b"b", idempotency_key=IdempotencyKey(b"another key", IDEMPOTENCY_KEY.fingerprint))
+        ).result.revision
         == 2
     )
 
 
-def test_a_write_that_failed_is_not_kept() -> None:
+def test_a_write_that_failed_keeps_nothing_and_can_be_tried_again() -> None:
     harness = OwnerHarness()
     failing: list[tuple[Message[Any], type[KvactorError]]] = [
-        (put(b"a", once=ONCE, expected=PRESENT), PreconditionFailed),
-        (Delete(b"a", once=ONCE), KeyNotFound),
-        (batch(put(b"b"), Get(b""), once=ONCE), InvalidKey),
-        (batch(checks=[Check(b"a", PRESENT)], once=ONCE), ChecksFailed),
+        (put(b"a", idempotency_key=IDEMPOTENCY_KEY, precondition=PRESENT), ChecksFailed),
+        (delete(b"a", idempotency_key=IDEMPOTENCY_KEY), KeyNotFound),
+        (batch(put(b"b"), Get(b""), idempotency_key=IDEMPOTENCY_KEY), InvalidKey),
+        (batch(checks=[Check(b"a", PRESENT)], idempotency_key=IDEMPOTENCY_KEY), ChecksFailed),
     ]
     for message, error in failing:
         assert isinstance(harness.ask(message).error, error)
     assert harness.owner.revision == 0
     harness.ask(put(b"a"))
-    assert harness.ask(failing[0][0]).result == Written(2, False)
+    assert harness.ask(failing[0][0]).result == BatchResponse(2, [False])
 
 
 def test_an_idempotency_key_is_forgotten_after_its_window_and_swept() -> None:
     harness = OwnerHarness(settings=Settings(idempotency_window=2.5))
-    write = batch(Increment(b"n", 1), once=ONCE)
+    write = batch(Increment(b"n", 1), idempotency_key=IDEMPOTENCY_KEY)
     assert harness.ask(write).result == BatchResponse(1, [1])
     harness.now += 2499
     harness.tell(TICK)
@@ -178,43 +213,50 @@ def test_an_idempotency_key_is_forgotten_after_its_window_and_swept() -> None:
     harness.tell(TICK)
     assert harness.ask(Status()).result.keys == 1
     assert harness.owner.revision == 3
-    assert harness.ask(put(b"x", once=IdempotencyKey(ONCE.key, b"other"))).error is None
+    assert (
+        harness.ask(put(b"x", idempotency_key=IdempotencyKey(IDEMPOTENCY_KEY.key, b"other"))).error
+        is None
+    )
 
 
-@pytest.mark.parametrize("within", [SHARED, "t"])
+@pytest.mark.parametrize("transaction", [SHARED, "t"])
 def test_an_idempotency_key_in_a_transaction_is_kept_with_it_and_forgotten_with_it(
-    within: Within,
+    transaction: TransactionRef,
 ) -> None:
     harness = OwnerHarness()
-    harness.ask(Open("t") if within == "t" else Begin(SHARED))
-    harness.ask(Begin(within))
-    write = batch(Increment(b"n", 1), within=within, once=ONCE)
+    harness.ask(Open("t") if transaction == "t" else Begin(SHARED))
+    harness.ask(Begin(transaction))
+    write = batch(Increment(b"n", 1), transaction=transaction, idempotency_key=IDEMPOTENCY_KEY)
     assert [harness.ask(write).result for _ in range(2)] == [BatchResponse(0, [1])] * 2
-    harness.ask(Rollback(within))
-    assert data(harness, within) == {}
+    harness.ask(Rollback(transaction))
+    assert data(harness, transaction) == {}
     assert [harness.ask(write).result for _ in range(2)] == [BatchResponse(0, [1])] * 2
-    assert data(harness, within) == {b"n": b"1"}
-    harness.ask(Commit(within))
+    assert data(harness, transaction) == {b"n": b"1"}
+    harness.ask(Commit(transaction))
     assert harness.owner.revision == 1
-    # From outside, the same is told, with the revision that came of it.
-    assert harness.ask(batch(Increment(b"n", 1), once=ONCE)).result == BatchResponse(1, [1])
+    # Outside of the transaction the answer is the same, with the revision that the commit made.
+    assert harness.ask(
+        batch(Increment(b"n", 1), idempotency_key=IDEMPOTENCY_KEY)
+    ).result == BatchResponse(1, [1])
     assert data(harness) == {b"n": b"1"}
 
 
-def test_of_two_transactions_with_the_same_idempotency_key_one_goes_through() -> None:
+def test_of_two_transactions_with_the_same_idempotency_key_one_commits_and_one_conflicts() -> None:
     harness = OwnerHarness()
-    for within in ("t", "u"):
-        harness.ask(Open(within))
-        harness.ask(batch(put(within.encode()), within=within, once=ONCE))
+    for transaction in ("t", "u"):
+        harness.ask(Open(transaction))
+        harness.ask(
+            batch(put(transaction.encode()), transaction=transaction, idempotency_key=IDEMPOTENCY_KEY)
+        )
     assert harness.ask(Commit("t")).error is None
     assert isinstance(harness.ask(Commit("u")).error, TransactionConflict)
     assert data(harness) == {b"t": b"1"}
 
 
-def test_a_blind_write_is_blind_under_an_idempotency_key_too() -> None:
+def test_a_write_in_a_transaction_reads_nothing_under_an_idempotency_key_either() -> None:
     harness = harness_with(b"a")
     harness.ask(Open("t"))
-    assert harness.ask(put(b"b", b"t", "t", once=ONCE)).result == Written(0, False)
+    assert written(harness.ask(put(b"b", b"t", "t", idempotency_key=IDEMPOTENCY_KEY))) == (0, False)
     harness.ask(put(b"b"))
     assert harness.ask(Commit("t")).error is None
     assert data(harness)[b"b"] == b"t"
@@ -225,26 +267,26 @@ def hidden(harness: OwnerHarness) -> Iterator[bytes]:
         yield from (key for key, record in row.changes if key.startswith(HIDDEN) and record)
 
 
-@pytest.mark.parametrize("within", [AUTOCOMMIT, SHARED, "t"])
-def test_what_is_hidden_is_never_shown_and_never_deleted(within: Within) -> None:
+@pytest.mark.parametrize("transaction", [AUTOCOMMIT, SHARED, "t"])
+def test_a_kept_response_is_in_no_range_that_is_read_or_deleted(transaction: TransactionRef) -> None:
     harness = OwnerHarness()
-    if within is not AUTOCOMMIT:
-        harness.ask(Open("t") if within == "t" else Begin(SHARED))
-    write = batch(Increment(b"n", 1), within=within, once=ONCE)
+    if transaction is not AUTOCOMMIT:
+        harness.ask(Open("t") if transaction == "t" else Begin(SHARED))
+    write = batch(Increment(b"n", 1), transaction=transaction, idempotency_key=IDEMPOTENCY_KEY)
     harness.ask(write)
     for reverse in (True, False):
         for end in (None, b"\xff\xff"):
-            page = harness.ask(Range(end=end, limit=1, reverse=reverse, within=within)).result
+            page = harness.ask(scan(end=end, limit=1, reverse=reverse, transaction=transaction)).result
             assert ([key for key, _ in page.items], page.more) == ([b"n"], False)
-        assert harness.ask(Range(HIDDEN, None, 9, reverse, within)).result.items == []
-    inside = harness.ask(batch(Range(), Range(reverse=True), within=within)).result.results
+        assert harness.ask(scan(HIDDEN, None, 9, reverse, transaction)).result.items == []
+    inside = harness.ask(batch(Range(), Range(reverse=True), transaction=transaction)).result.results
     assert all(isinstance(page, Page) and len(page.items) == 1 for page in inside)
     for start in (b"", HIDDEN):
         for end in (None, b"\xff\xff"):
-            harness.ask(DeleteRange(start, end, within))
-            harness.ask(batch(DeleteRange(start, end), within=within))
+            harness.ask(delete_range(start, end, transaction))
+            harness.ask(batch(DeleteRange(start, end), transaction=transaction))
     assert harness.ask(write).result.results == [1]
-    assert data(harness, within) == {}
-    if within is not AUTOCOMMIT:
-        harness.ask(Commit(within))
-    assert list(hidden(harness)) == [HIDDEN + ONCE.key]
+    assert data(harness, transaction) == {}
+    if transaction is not AUTOCOMMIT:
+        harness.ask(Commit(transaction))
+    assert list(hidden(harness)) == [HIDDEN + IDEMPOTENCY_KEY.key]

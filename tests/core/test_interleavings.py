@@ -1,10 +1,11 @@
 """Every interleaving of short programs, enumerated: no sleeps, no luck. Each outcome is one that
 some serial order gives.
 
-A program is a client: one plain request, or an isolated transaction that it gives up at the first
-conflict it hears of. The disk is a program too: each of its steps lets a flush finish. The judge
-runs the programs that went through one after the other on a plain dict, in every order that real
-time allows.
+A program is a client: one plain request, or an isolated transaction that it gives up at its first
+conflict. The disk is a program too: each of its steps lets a flush finish. So is the clock: its step
+brings the time at which a key expires, and the key's end is a write whose answer nobody waits for.
+The checker runs the programs that went through one after the other on a plain dict, in every order
+that real time allows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,23 +16,17 @@ import pytest
 
 from kvactor.core.messages import (
     AUTOCOMMIT,
-    Batch,
     Begin,
     Commit,
-    Delete,
-    DeleteRange,
-    Get,
-    Increment,
     Message,
     Open,
-    Presence,
-    Range,
     Rollback,
-    Set,
-    Within,
+    TransactionRef,
 )
+from kvactor.core.operations import Get, Increment
 from kvactor.core.records import value_of
-from kvactor.errors import KeyNotFound, PreconditionFailed, TransactionConflict
+from kvactor.errors import ChecksFailed, KeyNotFound, TransactionConflict
+from tests.core.builders import ABSENT, batch, delete, delete_range, get, put, scan
 from tests.core.harness import HeldJournal, OwnerHarness, RecordingReply
 
 Step = tuple[str, ...]
@@ -55,6 +50,9 @@ def plain(name: str, step: Step) -> Program:
 
 
 START: Data = {"a": "a0", "m": "m0"}
+#: The key that the clock's step ends, and its value.
+EXPIRING: Data = {"e": "e0"}
+TTL = 10
 
 SHORT = (
     transaction("change a", ("get", "a"), ("set", "a", "a1")),
@@ -93,6 +91,23 @@ BATCHES = (
     transaction("clear k to o, add k1", ("clear", "k", "o"), ("set", "k1", "1")),
     transaction("create n, read k to o", ("create", "n", "8"), ("range", "k", "o")),
 )
+#: The clock: after its step, the key of EXPIRING ends.
+CLOCK = plain("e expires", ("expire", "e"))
+EXPIRIES = (
+    plain("copy e to b", ("copy", "e", "b")),
+    plain("set b plainly", ("set", "b", "b4")),
+    plain("read e plainly", ("get", "e")),
+    plain("read b to f plainly", ("range", "b", "f")),
+    plain("delete e plainly", ("delete", "e")),
+    plain("create e", ("create", "e", "e1")),
+    plain("clear e", ("clear", "e", "f")),
+)
+EXPIRIES_IN_TRANSACTIONS = (
+    transaction("read e, write b", ("get", "e"), ("set", "b", "b1")),
+    transaction("read b, read e", ("get", "b"), ("get", "e")),
+    transaction("read b to f, write c", ("range", "b", "f"), ("set", "c", "c1")),
+    transaction("delete e", ("delete", "e")),
+)
 
 
 def interleavings(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -111,41 +126,46 @@ def interleavings(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
     yield from rest(list(lengths))
 
 
-def message(step: Step, within: Within) -> Message[Any]:
+def message(step: Step, ref: TransactionRef) -> Message[Any]:
     name, *arguments = step
     keys = [argument.encode() for argument in arguments]
     match name:
         case "get":
-            return Get(keys[0], within)
+            return get(keys[0], ref)
         case "set":
-            return Set(keys[0], keys[1], "text/plain", within)
+            return put(keys[0], keys[1], ref)
         case "delete":
-            return Delete(keys[0], within)
+            return delete(keys[0], ref)
         case "range":
-            return Range(keys[0], keys[1], within=within)
+            return scan(keys[0], keys[1], transaction=ref)
         case "add":
-            return Batch((), (Increment(keys[0], int(keys[1])),), within)
+            return batch(Increment(keys[0], int(keys[1])), transaction=ref)
         case "create":
-            return Set(keys[0], keys[1], "text/plain", within, expected=Presence.ABSENT)
+            return put(keys[0], keys[1], ref, precondition=ABSENT)
+        case "copy":
+            return batch(Get(keys[0]), put(keys[1], b"copied"), transaction=ref)
         case "clear":
-            return DeleteRange(keys[0], keys[1], within)
+            return delete_range(keys[0], keys[1], ref)
         case "begin":
-            return Begin(within)
+            return Begin(ref)
         case "rollback":
-            return Rollback(within)
-    return Commit(within)
+            return Rollback(ref)
+    return Commit(ref)
 
 
 def seen(step: Step, reply: RecordingReply[Any]) -> object:
     """What a client sees of an answer."""
     if isinstance(reply.error, KeyNotFound):
         return None
-    if isinstance(reply.error, PreconditionFailed):
+    if isinstance(reply.error, ChecksFailed):
         return "taken"
     if reply.error is not None:
         return reply.error
     if step[0] == "get":
-        return value_of(reply.result).decode()
+        return None if reply.result is None else value_of(reply.result).decode()
+    if step[0] == "copy":
+        record = reply.result.results[0]
+        return None if record is None else value_of(record).decode()
     if step[0] == "range":
         return [(key.decode(), value_of(record).decode()) for key, record in reply.result.items]
     if step[0] in ("add", "clear"):
@@ -169,7 +189,10 @@ def run(programs: Sequence[Program], schedule: Sequence[int], *, disk: bool) -> 
     journal = HeldJournal(holding=False)
     harness = OwnerHarness(journal)
     for key, value in START.items():
-        harness.ask(Set(key.encode(), value.encode(), "text/plain"))
+        harness.ask(put(key.encode(), value.encode()))
+    expiring = EXPIRING if CLOCK in programs else {}
+    for key, value in expiring.items():
+        harness.ask(put(key.encode(), value.encode(), ttl=TTL))
     for who, program in enumerate(programs):
         if program.isolated:
             harness.ask(Open(f"t{who}"))
@@ -185,6 +208,10 @@ def run(programs: Sequence[Program], schedule: Sequence[int], *, disk: bool) -> 
             harness.settle()
             continue
         program = programs[who]
+        if program is CLOCK:
+            harness.now += TTL
+            sent[who] = time[0]
+            continue
         if replies[who] and isinstance(replies[who][-1].error, TransactionConflict):
             continue
         step = program.steps[len(replies[who])]
@@ -200,16 +227,19 @@ def run(programs: Sequence[Program], schedule: Sequence[int], *, disk: bool) -> 
         )
         harness.settle()
     time[0] += 1
+    answered.update((who, time[0]) for who, program in enumerate(programs) if program is CLOCK)
     while journal.pending:
         journal.release()
         harness.settle()
     assert all(reply.answered for one in replies for reply in one)
-    views = [
-        [seen(step, reply) for step, reply in zip(program.steps, one, strict=False)]
+    views: list[list[object]] = [
+        ["ok"]
+        if program is CLOCK
+        else [seen(step, reply) for step, reply in zip(program.steps, one, strict=False)]
         for program, one in zip(programs, replies, strict=True)
     ]
     through = [not any(isinstance(view, BaseException) for view in one) for one in views]
-    page = harness.ask(Range(limit=1000)).result
+    page = harness.ask(scan(limit=1000)).result
     final = {key.decode(): value_of(record).decode() for key, record in page.items}
     return Run(sent, answered, views, through, final)
 
@@ -236,6 +266,13 @@ def serial(program: Program, data: Data) -> tuple[list[object], Data]:
         elif name == "create":
             view = "taken" if arguments[0] in top else "ok"
             top.setdefault(arguments[0], arguments[1])
+        elif name == "copy":
+            view = top.get(arguments[0])
+            top[arguments[1]] = "copied"
+        elif name == "expire":
+            # What was written since does not expire.
+            if top.get(arguments[0]) == EXPIRING[arguments[0]]:
+                del top[arguments[0]]
         elif name == "clear":
             found = [key for key in top if arguments[0] <= key < arguments[1]]
             for key in found:
@@ -252,9 +289,10 @@ def serial(program: Program, data: Data) -> tuple[list[object], Data]:
 
 
 def explains(programs: Sequence[Program], order: Sequence[int], happened: Run) -> bool:
-    """Does this serial order give what those that went through saw, and the final state? And did
-    those that were turned away see, before they were, one state that there was?"""
-    data, states = dict(START), [dict(START)]
+    """Does this serial order give what the programs that went through saw, and the final state? And
+    did those that conflicted see one of its states until then?"""
+    data = {**START, **(EXPIRING if CLOCK in programs else {})}
+    states = [data]
     for who in order:
         views, data = serial(programs[who], data)
         if views != happened.views[who]:
@@ -318,13 +356,29 @@ def test_every_interleaving_of_a_pair_and_the_disk_is_strictly_serializable(
         check(programs, schedule, disk=True)
 
 
+@pytest.mark.parametrize(
+    "programs",
+    [
+        *combinations(EXPIRIES, 3),
+        *product(EXPIRIES[:4], EXPIRIES_IN_TRANSACTIONS),
+    ],
+    ids=name,
+)
+def test_every_interleaving_with_an_expiry_and_the_disk_is_strictly_serializable(
+    programs: tuple[Program, ...],
+) -> None:
+    lengths = [*(len(program.steps) for program in programs), 1, 2]
+    for schedule in interleavings(lengths):
+        check((*programs, CLOCK), schedule, disk=True)
+
+
 @pytest.mark.parametrize("programs", TRIPLES, ids=name)
 def test_every_interleaving_of_a_triple_is_strictly_serializable(programs: tuple[Program, ...]) -> None:
     for schedule in interleavings([len(program.steps) for program in programs]):
         check(programs, schedule)
 
 
-def test_the_judge_refuses_what_no_serial_order_gives() -> None:
+def test_an_outcome_that_no_serial_order_gives_is_refused_by_the_checker() -> None:
     skew = (SHORT[1], SHORT[2])
     honest = check(skew, [0, 1, 0, 1, 0, 1])
     assert honest.through == [True, False]
@@ -336,7 +390,7 @@ def test_the_judge_refuses_what_no_serial_order_gives() -> None:
     assert not any(explains(skew, order, both) for order in permutations((0, 1)))
 
 
-def test_an_early_reader_of_others_keys_is_never_disturbed() -> None:
+def test_a_transaction_that_shares_no_key_with_another_never_conflicts() -> None:
     reader, writer = transaction("m", ("get", "m"), ("set", "m", "m1")), SHORT[0]
     for schedule in interleavings([len(reader.steps), len(writer.steps)]):
         assert check((reader, writer), schedule).through == [True, True]

@@ -4,14 +4,14 @@ Random runs, invariants after each step.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from kvactor.core.keyspace import Page
 from kvactor.core.messages import (
     AUTOCOMMIT,
     SHARED,
@@ -19,37 +19,29 @@ from kvactor.core.messages import (
     Begin,
     Check,
     Commit,
-    Delete,
-    DeleteRange,
     Drop,
-    Get,
-    Increment,
     Message,
     Open,
-    Operation,
-    Page,
     Precondition,
     Presence,
-    Range,
-    Result,
     Rollback,
-    Set,
     Status,
     Tick,
-    Within,
+    TransactionRef,
 )
-from kvactor.core.records import value_of
+from kvactor.core.operations import Delete, DeleteRange, Get, Increment, Operation, Range, Result, Set
+from kvactor.core.records import MISSING, value_of
 from kvactor.errors import (
     ChecksFailed,
     KeyNotFound,
     KvactorError,
     NotAnInteger,
     NoTransaction,
-    PreconditionFailed,
     TransactionConflict,
     TransactionNotFound,
 )
 from kvactor.settings import Settings
+from tests.core.builders import delete, get, put, scan
 from tests.core.harness import HeldJournal, HeldTree, OwnerHarness, RecordingReply
 from tests.sizes import size
 
@@ -68,14 +60,14 @@ WEIGHTS = {
 TTL = st.sampled_from([None, None, None, 1, 50, 1000])
 IDLE = 30_000
 
-Request = tuple[str, Within, bytes, bytes, int | None, int, bool, bool]
+Request = tuple[str, TransactionRef, bytes, bytes, int | None, int, bool, bool]
 # "1" and "2" are two clients, each with an isolated transaction of its own
-WITHIN: st.SearchStrategy[Within] = st.sampled_from(
+TRANSACTIONS: st.SearchStrategy[TransactionRef] = st.sampled_from(
     [AUTOCOMMIT, AUTOCOMMIT, SHARED, "1", "1", "2", "2"]
 )
 REQUEST = st.tuples(
     st.sampled_from([what for what, weight in WEIGHTS.items() for _ in range(weight)]),
-    WITHIN,
+    TRANSACTIONS,
     KEYS,
     st.binary(max_size=40),
     TTL,
@@ -87,7 +79,7 @@ REQUEST = st.tuples(
 
 #: None stands for the revision that the key has.
 Condition = Precondition | None
-EXPECTED: st.SearchStrategy[Condition] = st.sampled_from(
+CONDITIONS: st.SearchStrategy[Condition] = st.sampled_from(
     [None, None, None, None, Presence.PRESENT, Presence.ABSENT, (1,)]
 )
 WRITE: st.SearchStrategy[Set | Delete] = st.one_of(
@@ -96,13 +88,13 @@ WRITE: st.SearchStrategy[Set | Delete] = st.one_of(
         KEYS,
         st.sampled_from([b"7", b"-1", b"x", b"9223372036854775807"]),
         st.just(""),
-        st.just(AUTOCOMMIT),
         TTL,
+        st.booleans(),
     ),
-    st.builds(Delete, KEYS),
+    st.builds(Delete, KEYS, st.booleans()),
 )
 ENDS = st.sampled_from([b"b", b"ba", b"c", None])
-OPERATION: st.SearchStrategy[Operation] = st.one_of(
+OPERATION: st.SearchStrategy[Operation[Any]] = st.one_of(
     WRITE,
     st.builds(Get, KEYS),
     st.builds(Increment, KEYS, st.integers(-2, 2)),
@@ -138,35 +130,52 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.tree.holding = False
         self.harness = OwnerHarness(self.journal, self.tree, Settings(memtable_size=700, history=5))
         self.data: Data = {}
-        self.open: dict[Within, Naive] = {}
-        self.ended: dict[Within, str] = {}
-        self.revision = 0
+        #: of each revision, the data as it left it, and when it was made
+        self.states: list[Data] = [{}]
+        self.times: list[float] = [0]
+        self.open: dict[TransactionRef, Naive] = {}
+        self.ended: dict[TransactionRef, str] = {}
         self.late: list[tuple[RecordingReply[Any], object]] = []
         self.opened = {"1": 0, "2": 0}
 
-    def id(self, within: Within) -> Within:
+    def id(self, transaction: TransactionRef) -> TransactionRef:
         """The transaction that a client is in now."""
-        return f"{within}.{self.opened[within]}" if isinstance(within, str) else within
+        return (
+            f"{transaction}.{self.opened[transaction]}" if isinstance(transaction, str) else transaction
+        )
 
     # -- the model --
 
     def alive(self, entry: Entry | None) -> Entry | None:
         return None if entry is None or entry[1] <= self.harness.now else entry
 
-    def find(self, within: Within) -> Naive | type[KvactorError] | None:
+    def find(self, transaction: TransactionRef) -> Naive | type[KvactorError] | None:
         """The open transaction, what is wrong with it, or None."""
-        one = self.open.get(within)
-        if isinstance(within, str):
+        one = self.open.get(transaction)
+        if isinstance(transaction, str):
             if one is None:
-                conflict = self.ended.get(within) == "conflict"
+                conflict = self.ended.get(transaction) == "conflict"
                 return TransactionConflict if conflict else TransactionNotFound
             if self.harness.now >= one.used + IDLE:
-                del self.open[within]
+                del self.open[transaction]
                 return TransactionNotFound
             if self.harness.now >= one.until:
                 one.conflicted = True
             one.used = self.harness.now
         return one
+
+    @property
+    def revision(self) -> int:
+        return len(self.states) - 1
+
+    def durable(self) -> dict[bytes, bytes]:
+        """What readers outside of transactions see: the durable revision, and of its keys those that
+        had not expired when the next revision was made.
+        """
+        durable = self.journal.head()
+        at = self.harness.now if durable == self.revision else self.times[durable + 1]
+        state = sorted(self.states[durable].items())
+        return {key: value for key, (value, until, _) in state if until > at}
 
     def look(self, one: Naive | None, key: bytes) -> Entry | None:
         for level in reversed(one.levels if one else []):
@@ -174,8 +183,8 @@ class CoreAgainstModel(RuleBasedStateMachine):
                 return self.alive(level[key])
         return self.alive(self.data.get(key))
 
-    def note(self, within: Within, one: Naive | None, key: bytes) -> None:
-        if isinstance(within, str) and one and not any(key in level for level in one.levels):
+    def note(self, transaction: TransactionRef, one: Naive | None, key: bytes) -> None:
+        if isinstance(transaction, str) and one and not any(key in level for level in one.levels):
             one.keys.append(key)
             if self.alive(self.data.get(key)) is not None:
                 one.until = min(one.until, self.data[key][1])
@@ -191,32 +200,47 @@ class CoreAgainstModel(RuleBasedStateMachine):
             for one in self.open.values():
                 if key in one.keys or any(start <= key < end for start, end in one.ranges):
                     one.conflicted = True
-        self.revision += bool(changed)
+        if changed:
+            self.states.append(dict(self.data))
+            self.times.append(self.harness.now)
 
     # -- comparing --
 
     def expect(self, message: Message[Any], expected: object) -> None:
-        """The answer is `expected`, now or when the disk has caught up: an error class, None for no
-        matter what, or a value.
+        """The answer is `expected`, now or when the disk has caught up: an error class, a result (of a
+        record or a page: the values), or None for any result.
         """
         self.late.append((self.harness.ask(message), expected))
         if not self.journal.pending:
             self.compare()
 
+    def expect_now(self, message: Message[Any], expected: object) -> None:
+        """The same, without waiting for the disk."""
+        reply = self.harness.ask(message)
+        assert reply.answered
+        self.compare_one(reply, expected)
+
     def compare(self) -> None:
         for reply, expected in self.late:
             assert reply.answered
-            if isinstance(expected, type):
-                assert isinstance(reply.error, expected), reply.error
-            elif isinstance(expected, list):
-                assert [(key, value_of(record)) for key, record in reply.result.items] == expected
-            elif isinstance(expected, bytes):
-                assert value_of(reply.result) == expected
-            elif isinstance(expected, tuple):
-                assert tuple(plain(result) for result in reply.result.results) == expected
-            else:
-                assert reply.error is None, reply.error
+            self.compare_one(reply, expected)
         self.late.clear()
+
+    def compare_one(self, reply: RecordingReply[Any], expected: object) -> None:
+        if isinstance(expected, type):
+            assert isinstance(reply.error, expected), reply.error
+        elif isinstance(expected, list):
+            assert [(key, value_of(record)) for key, record in reply.result.items] == expected
+        elif isinstance(expected, bytes):
+            assert value_of(reply.result) == expected
+        elif expected is MISSING:
+            assert reply.result is None
+        elif isinstance(expected, bool):
+            assert reply.result is expected
+        elif isinstance(expected, tuple):
+            assert tuple(plain(result) for result in reply.result.results) == expected
+        else:
+            assert reply.error is None, reply.error
 
     # -- what happens --
 
@@ -226,73 +250,81 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.open_another("1")
         self.open_another("2")
 
-    def get(self, key: bytes, within: Within) -> None:
-        within = self.id(within)
-        one = self.find(within)
-        if within is AUTOCOMMIT and self.journal.pending:
-            return None  # readers see what is durable, which the model does not know
+    def get(self, key: bytes, transaction: TransactionRef) -> None:
+        transaction = self.id(transaction)
+        one = self.find(transaction)
         if isinstance(one, type):
-            return self.expect(Get(key, within), one)
-        if one is None and within is SHARED and self.journal.pending:
-            return None
-        if one and one.conflicted and isinstance(within, str):
-            return self.expect(Get(key, within), TransactionConflict)
-        self.note(within, one, key)
+            return self.expect(get(key, transaction), one)
+        if one is None:
+            return self.expect_now(get(key, transaction), self.durable().get(key, MISSING))
+        if one.conflicted and isinstance(transaction, str):
+            return self.expect(get(key, transaction), TransactionConflict)
+        self.note(transaction, one, key)
         found = self.look(one, key)
-        self.expect(Get(key, within), KeyNotFound if found is None else found[0])
+        self.expect(get(key, transaction), MISSING if found is None else found[0])
         return None
 
-    def put(self, key: bytes, value: bytes, within: Within, ttl: int | None) -> None:
-        within = self.id(within)
-        message = Set(key, value, "", within, ttl)
-        entry = self.draft(message)
-        one = self.find(within)
+    def put(self, key: bytes, value: bytes, transaction: TransactionRef, ttl: int | None) -> None:
+        transaction = self.id(transaction)
+        message = put(key, value, transaction, ttl=ttl)
+        entry = self.draft(value, ttl)
+        one = self.find(transaction)
+        created = one is None and self.look(None, key) is None
         if isinstance(one, type):
             return self.expect(message, one)
         if one is None:
             self.write({key: entry})
-        elif one.conflicted and isinstance(within, str):
+        elif one.conflicted and isinstance(transaction, str):
             return self.expect(message, TransactionConflict)
         else:
             one.levels[-1][key] = entry
-        self.expect(message, None)
+        self.expect(message, created)
         return None
 
-    def delete(self, key: bytes, within: Within) -> None:
-        within = self.id(within)
-        one = self.find(within)
+    def delete(self, key: bytes, transaction: TransactionRef) -> None:
+        transaction = self.id(transaction)
+        one = self.find(transaction)
         if isinstance(one, type):
-            return self.expect(Delete(key, within), one)
-        if one and one.conflicted and isinstance(within, str):
-            return self.expect(Delete(key, within), TransactionConflict)
-        self.note(within, one, key)
+            return self.expect(delete(key, transaction), one)
+        if one and one.conflicted and isinstance(transaction, str):
+            return self.expect(delete(key, transaction), TransactionConflict)
+        self.note(transaction, one, key)
         if self.look(one, key) is None:
-            return self.expect(Delete(key, within), KeyNotFound)
+            return self.expect(delete(key, transaction), KeyNotFound)
         if one is None:
             self.write({key: None})
         else:
             one.levels[-1][key] = None
-        self.expect(Delete(key, within), None)
+        self.expect(delete(key, transaction), True)
         return None
 
-    def scan(self, start: bytes, end: bytes, within: Within, limit: int, reverse: bool) -> None:
-        within = self.id(within)
-        message = Range(start, end, limit, reverse, within)
-        one = self.find(within)
+    def scan(
+        self, start: bytes, end: bytes, transaction: TransactionRef, limit: int, reverse: bool
+    ) -> None:
+        transaction = self.id(transaction)
+        message = scan(start, end, limit, reverse, transaction)
+        one = self.find(transaction)
         if isinstance(one, type):
             return self.expect(message, one)
-        if one and one.conflicted and isinstance(within, str):
+        if one and one.conflicted and isinstance(transaction, str):
             return self.expect(message, TransactionConflict)
-        if one is None and self.journal.pending:
-            return None
-        self.expect(message, self.found(within, one, start, end, limit, reverse))
+        if one is None:
+            durable = [item for item in self.durable().items() if start <= item[0] < end]
+            return self.expect_now(message, durable[:: -1 if reverse else 1][:limit])
+        self.expect(message, self.found(transaction, one, start, end, limit, reverse))
         return None
 
     def found(
-        self, within: Within, one: Naive | None, start: bytes, end: bytes, limit: int, reverse: bool
+        self,
+        transaction: TransactionRef,
+        one: Naive,
+        start: bytes,
+        end: bytes,
+        limit: int,
+        reverse: bool,
     ) -> list[tuple[bytes, bytes]]:
         names = set(self.data)
-        for level in one.levels if one else []:
+        for level in one.levels:
             names |= set(level)
         found = [
             (key, entry[0])
@@ -302,7 +334,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         if len(found) > limit:
             found = found[:limit]
             start, end = (found[-1][0], end) if reverse else (start, found[-1][0] + b"\0")
-        if isinstance(within, str) and one:
+        if isinstance(transaction, str):
             one.ranges.append((start, end))
             for key, _ in found:
                 if not any(key in level for level in one.levels):
@@ -311,60 +343,44 @@ class CoreAgainstModel(RuleBasedStateMachine):
 
     # -- more than one plain read or write --
 
-    def unit(self, message: Message[Any], within: Within, do: Callable[[Naive], object]) -> None:
-        """Expect what `do` says, an error class or a result; only then what it wrote is written."""
-        one = self.find(within)
-        if isinstance(one, type):
-            return self.expect(message, one)
-        if one and one.conflicted and isinstance(within, str):
-            return self.expect(message, TransactionConflict)
-        unit = one or Naive(self.harness.now)
-        unit.levels.append({})
-        expected = do(unit)
-        level = unit.levels.pop()
-        if one is None and not isinstance(expected, type):
-            self.write(level)
-        elif not isinstance(expected, type):
-            unit.levels[-1].update(level)
-        self.expect(message, expected)
-        return None
-
-    def expected(self, one: Naive | None, key: bytes, condition: Condition) -> Precondition:
+    def precondition_of(self, one: Naive | None, key: bytes, condition: Condition) -> Precondition:
         if condition is not None:
             return condition
         entry = self.look(one, key)
         return Presence.ABSENT if entry is None else (entry[2],)
 
-    def holds(self, within: Within, unit: Naive, key: bytes, expected: Precondition) -> bool:
-        self.note(within, unit, key)
-        entry = self.look(unit, key)
-        if isinstance(expected, Presence):
-            return (entry is None) == (expected is Presence.ABSENT)
-        return entry is not None and entry[2] in expected
+    def holds(self, transaction: TransactionRef, savepoint: Naive, check: Check) -> bool:
+        self.note(transaction, savepoint, check.key)
+        entry = self.look(savepoint, check.key)
+        if isinstance(check.precondition, Presence):
+            return (entry is None) == (check.precondition is Presence.ABSENT)
+        return entry is not None and entry[2] in check.precondition
 
-    def draft(self, message: Set) -> Entry:
-        return message.value, float("inf") if message.ttl is None else self.harness.now + message.ttl, 0
+    def draft(self, value: bytes, ttl: int | None) -> Entry:
+        return value, float("inf") if ttl is None else self.harness.now + ttl, 0
 
-    def operate(self, within: Within, unit: Naive, one: Operation) -> object:
-        top = unit.levels[-1]
+    def operate(self, transaction: TransactionRef, savepoint: Naive, one: Operation[Any]) -> object:
+        top = savepoint.levels[-1]
         if isinstance(one, Range | DeleteRange):
             end = b"\xff" if one.end is None else one.end
             if isinstance(one, Range):
-                return self.found(within, unit, one.start, end, one.limit, one.reverse)
-            found = self.found(within, unit, one.start, end, 1000, False)
+                return self.found(transaction, savepoint, one.start, end, one.limit, one.reverse)
+            found = self.found(transaction, savepoint, one.start, end, 1000, False)
             top.update({key: None for key, _ in found})
             return len(found)
+        assert isinstance(one, Get | Set | Delete | Increment)
+        if not isinstance(one, Set) or one.report_created:
+            self.note(transaction, savepoint, one.key)
+        entry = self.look(savepoint, one.key)
         if isinstance(one, Set):
-            top[one.key] = self.draft(one)
-            return None
-        self.note(within, unit, one.key)
-        entry = self.look(unit, one.key)
+            top[one.key] = self.draft(one.value, one.ttl)
+            return one.report_created and entry is None
         if isinstance(one, Get):
             return entry and entry[0]
         if isinstance(one, Delete):
             if entry is not None:
                 top[one.key] = None
-            return entry is not None
+            return KeyNotFound if entry is None and one.must_exist else entry is not None
         value, until, _ = entry or (b"0", float("inf"), 0)
         if not INTEGER.fullmatch(value) or not -(1 << 63) <= int(value) + one.by < 1 << 63:
             return NotAnInteger
@@ -372,65 +388,75 @@ class CoreAgainstModel(RuleBasedStateMachine):
         return int(value) + one.by
 
     def operate_all(
-        self, within: Within, unit: Naive, checks: Sequence[Check], operations: Sequence[Operation]
+        self,
+        transaction: TransactionRef,
+        savepoint: Naive,
+        checks: Sequence[Check],
+        operations: Sequence[Operation[Any]],
     ) -> object:
+        """Return an error class, or the results."""
         # All are looked at, and so read.
-        held = [self.holds(within, unit, check.key, check.expected) for check in checks]
+        held = [self.holds(transaction, savepoint, check) for check in checks]
         if not all(held):
             return ChecksFailed
         results: list[object] = []
         for one in operations:
-            results.append(self.operate(within, unit, one))
+            results.append(self.operate(transaction, savepoint, one))
             if isinstance(results[-1], type):
                 return results[-1]
         return tuple(results)
 
-    def write_if(
-        self, within: Within, unit: Naive, write: Set | Delete, expected: Precondition
-    ) -> object:
-        if not self.holds(within, unit, write.key, expected):
-            return PreconditionFailed
-        return KeyNotFound if self.operate(within, unit, write) is False else None
-
-    def reopen(self, within: Within, reopen: bool) -> Within:
+    def reopen(self, transaction: TransactionRef, reopen: bool) -> TransactionRef:
         """A client whose transaction has ended may open another."""
-        if isinstance(within, str) and reopen and self.id(within) not in self.open:
-            self.open_another(within)
-        return self.id(within)
+        if isinstance(transaction, str) and reopen and self.id(transaction) not in self.open:
+            self.open_another(transaction)
+        return self.id(transaction)
 
     @rule(
-        within=WITHIN,
-        checks=st.lists(st.tuples(KEYS, EXPECTED), max_size=2),
+        transaction=TRANSACTIONS,
+        conditions=st.lists(st.tuples(KEYS, CONDITIONS), max_size=2),
         operations=st.lists(OPERATION, max_size=5),
         reopen=st.booleans(),
     )
     def batch(
         self,
-        within: Within,
-        checks: list[tuple[bytes, Condition]],
-        operations: list[Operation],
+        transaction: TransactionRef,
+        conditions: list[tuple[bytes, Condition]],
+        operations: list[Operation[Any]],
         reopen: bool,
     ) -> None:
-        within = self.reopen(within, reopen)
-        one = self.open.get(within)
-        conditions = tuple(Check(key, self.expected(one, key, condition)) for key, condition in checks)
-        message = Batch(conditions, tuple(operations), within)
-        self.unit(message, within, lambda unit: self.operate_all(within, unit, conditions, operations))
+        transaction = self.reopen(transaction, reopen)
+        asked = self.open.get(transaction)
+        checks = tuple(Check(key, self.precondition_of(asked, key, one)) for key, one in conditions)
+        message = Batch(tuple(operations), checks, transaction)
+        one = self.find(transaction)
+        if isinstance(one, type):
+            return self.expect(message, one)
+        if one and one.conflicted and isinstance(transaction, str):
+            return self.expect(message, TransactionConflict)
+        savepoint = one or Naive(self.harness.now)
+        savepoint.levels.append({})
+        expected = self.operate_all(transaction, savepoint, checks, operations)
+        level = savepoint.levels.pop()
+        # What it wrote is written only if it has succeeded.
+        if one is None and not isinstance(expected, type):
+            self.write(level)
+        elif not isinstance(expected, type):
+            savepoint.levels[-1].update(level)
+        self.expect(message, expected)
+        return None
 
-    @rule(within=WITHIN, write=WRITE, condition=EXPECTED, reopen=st.booleans())
+    @rule(transaction=TRANSACTIONS, write=WRITE, condition=CONDITIONS, reopen=st.booleans())
     def conditional_write(
-        self, within: Within, write: Set | Delete, condition: Condition, reopen: bool
+        self, transaction: TransactionRef, write: Set | Delete, condition: Condition, reopen: bool
     ) -> None:
-        within = self.reopen(within, reopen)
-        expected = self.expected(self.open.get(within), write.key, condition)
-        message: Message[Any] = msgspec.structs.replace(write, within=within, expected=expected)
-        self.unit(message, within, lambda unit: self.write_if(within, unit, write, expected))
+        self.batch(transaction, [(write.key, condition)], [write], reopen)
 
-    @rule(within=WITHIN, start=KEYS, end=ENDS, reopen=st.booleans())
-    def delete_range(self, within: Within, start: bytes, end: bytes | None, reopen: bool) -> None:
-        within = self.reopen(within, reopen)
-        message = DeleteRange(start, end, within)
-        self.unit(message, within, lambda unit: (self.operate(within, unit, message),))
+    @rule(transaction=TRANSACTIONS, start=KEYS, end=ENDS, reopen=st.booleans())
+    def delete_range(
+        self, transaction: TransactionRef, start: bytes, end: bytes | None, reopen: bool
+    ) -> None:
+        self.batch(transaction, [], [DeleteRange(start, end)], reopen)
 
     # -- transactions --
 
@@ -439,70 +465,70 @@ class CoreAgainstModel(RuleBasedStateMachine):
         self.open[self.id(client)] = Naive(self.harness.now)
         self.expect(Open(f"{client}.{self.opened[client]}"), None)
 
-    def begin(self, within: Within) -> None:
-        within = self.id(within)
-        one = self.find(within)
+    def begin(self, transaction: TransactionRef) -> None:
+        transaction = self.id(transaction)
+        one = self.find(transaction)
         if isinstance(one, type):
-            return self.expect(Begin(within), one)
+            return self.expect(Begin(transaction), one)
         if one is None:
-            self.open[within] = Naive(self.harness.now)
-        elif one.conflicted and isinstance(within, str):
-            return self.expect(Begin(within), TransactionConflict)
+            self.open[transaction] = Naive(self.harness.now)
+        elif one.conflicted and isinstance(transaction, str):
+            return self.expect(Begin(transaction), TransactionConflict)
         elif len(one.levels) == 32:
             return None
         else:
             one.levels.append({})
-        self.expect(Begin(within), None)
+        self.expect(Begin(transaction), None)
         return None
 
-    def rollback(self, within: Within) -> None:
-        within = self.id(within)
-        one = self.find(within)
+    def rollback(self, transaction: TransactionRef) -> None:
+        transaction = self.id(transaction)
+        one = self.find(transaction)
         if isinstance(one, type):
-            return self.expect(Rollback(within), one)
+            return self.expect(Rollback(transaction), one)
         if one is None:
-            return self.expect(Rollback(within), NoTransaction)
-        if one.conflicted and isinstance(within, str) and len(one.levels) > 1:
-            return self.expect(Rollback(within), TransactionConflict)
+            return self.expect(Rollback(transaction), NoTransaction)
+        if one.conflicted and isinstance(transaction, str) and len(one.levels) > 1:
+            return self.expect(Rollback(transaction), TransactionConflict)
         one.levels.pop()
         if not one.levels:
-            del self.open[within]
-        self.expect(Rollback(within), None)
+            del self.open[transaction]
+        self.expect(Rollback(transaction), None)
         return None
 
-    def drop(self, within: Within) -> None:
-        within = self.id(within)
-        one = self.find(within)
+    def drop(self, transaction: TransactionRef) -> None:
+        transaction = self.id(transaction)
+        one = self.find(transaction)
         if isinstance(one, type):
-            return self.expect(Drop(within), one)
+            return self.expect(Drop(transaction), one)
         if one is None:
-            return self.expect(Drop(within), NoTransaction)
-        del self.open[within]
-        self.expect(Drop(within), None)
+            return self.expect(Drop(transaction), NoTransaction)
+        del self.open[transaction]
+        self.expect(Drop(transaction), None)
         return None
 
-    def commit(self, within: Within) -> None:
-        within = self.id(within)
-        if self.ended.get(within) == "committed":
-            return self.expect(Commit(within), None)
-        one = self.find(within)
+    def commit(self, transaction: TransactionRef) -> None:
+        transaction = self.id(transaction)
+        if self.ended.get(transaction) == "committed":
+            return self.expect(Commit(transaction), None)
+        one = self.find(transaction)
         if isinstance(one, type):
-            return self.expect(Commit(within), one)
+            return self.expect(Commit(transaction), one)
         if one is None:
-            return self.expect(Commit(within), NoTransaction)
-        if one.conflicted and isinstance(within, str):
-            del self.open[within]
-            self.ended[within] = "conflict"
-            return self.expect(Commit(within), TransactionConflict)
+            return self.expect(Commit(transaction), NoTransaction)
+        if one.conflicted and isinstance(transaction, str):
+            del self.open[transaction]
+            self.ended[transaction] = "conflict"
+            return self.expect(Commit(transaction), TransactionConflict)
         top = one.levels.pop()
         if one.levels:
             one.levels[-1].update(top)
         else:
-            del self.open[within]
-            if isinstance(within, str):
-                self.ended[within] = "committed"
+            del self.open[transaction]
+            if isinstance(transaction, str):
+                self.ended[transaction] = "committed"
             self.write(top)
-        self.expect(Commit(within), None)
+        self.expect(Commit(transaction), None)
         return None
 
     @rule(requests=st.lists(REQUEST, min_size=1, max_size=10))
@@ -515,7 +541,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         requests=st.lists(REQUEST, min_size=1, max_size=4),
         keep=st.booleans(),
     )
-    def a_level_of_its_own(self, client: Within, requests: list[Request], keep: bool) -> None:
+    def a_level_of_its_own(self, client: TransactionRef, requests: list[Request], keep: bool) -> None:
         self.reopen(client, True)
         self.begin(client)
         for what, _, key, value, ttl, limit, reverse, reopen in requests:
@@ -526,7 +552,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
     def request(
         self,
         what: str,
-        within: Within,
+        transaction: TransactionRef,
         key: bytes,
         value: bytes,
         ttl: int | None,
@@ -534,18 +560,18 @@ class CoreAgainstModel(RuleBasedStateMachine):
         reverse: bool,
         reopen: bool,
     ) -> None:
-        self.reopen(within, reopen)
+        self.reopen(transaction, reopen)
         match what:
             case "get":
-                self.get(key, within)
+                self.get(key, transaction)
             case "put":
-                self.put(key, value, within, ttl)
+                self.put(key, value, transaction, ttl)
             case "delete":
-                self.delete(key, within)
+                self.delete(key, transaction)
             case "scan":
-                self.scan(key, key + b"z" if limit > 2 else b"z", within, limit, reverse)
-            case _ if within is not AUTOCOMMIT:
-                getattr(self, what)(within)
+                self.scan(key, key + b"z" if limit > 2 else b"z", transaction, limit, reverse)
+            case _ if transaction is not AUTOCOMMIT:
+                getattr(self, what)(transaction)
 
     @rule(milliseconds=st.sampled_from([1, 1, 1, 49, 49, 60, 60, 1000, 1000, IDLE]))
     def time_passes(self, milliseconds: int) -> None:
@@ -555,15 +581,23 @@ class CoreAgainstModel(RuleBasedStateMachine):
     @rule()
     def tick(self) -> None:
         # A sweep finds what is durable, so the model's needs a disk that has caught up.
-        for within in [w for w, one in self.open.items() if self.harness.now >= one.used + IDLE]:
-            if isinstance(within, str):
-                del self.open[within]
+        for transaction in [w for w, one in self.open.items() if self.harness.now >= one.used + IDLE]:
+            if isinstance(transaction, str):
+                del self.open[transaction]
         self.harness.tell(Tick(1 << 40))
         self.write({key: None for key, entry in self.data.items() if entry[1] <= self.harness.now})
 
     @rule(slow=st.booleans())
     def the_disk_becomes_slow(self, slow: bool) -> None:
         self.journal.holding = slow or self.journal.holding
+
+    @precondition(lambda self: self.journal.pending)
+    @rule()
+    def a_flush_ends(self) -> None:
+        self.journal.release()
+        self.harness.settle()
+        if not self.journal.pending:
+            self.compare()
 
     @rule()
     def the_disk_is_fast_again(self) -> None:
@@ -607,7 +641,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.the_disk_is_fast_again()
-        found = self.harness.ask(Range(limit=1000)).result.items
+        found = self.harness.ask(scan(limit=1000)).result.items
         alive = {key: entry[0] for key, entry in self.data.items() if self.alive(entry)}
         assert {key: value_of(record) for key, record in found} == alive
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvactor.actor import wall_clock
-from kvactor.core.messages import Message, Page, Range, Status
+from kvactor.core.keyspace import Page
+from kvactor.core.messages import Execute, Message, Status
+from kvactor.core.operations import Range
 from kvactor.core.owner import Owner
 from kvactor.core.records import Record, decode
 from kvactor.settings import Settings
@@ -55,7 +57,7 @@ class Reader:
         """Yield every key and its record, in order, a page at a time."""
         start = b""
         while True:
-            page: Page = self.ask(Range(start, limit=_PAGE))
+            page: Page = self.ask(Execute(Range(start, limit=_PAGE)))
             for key, record in page.items:
                 yield key.decode(), decode(record)
             if not page.more:

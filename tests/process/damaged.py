@@ -6,9 +6,10 @@ import contextlib
 import sys
 from pathlib import Path
 
-from kvactor.core.messages import Get
+from kvactor.core.messages import Execute
+from kvactor.core.operations import Get
 from kvactor.core.records import value_of
-from kvactor.errors import DataDirectoryError, KeyNotFound, RecordDamaged
+from kvactor.errors import DataDirectoryError, RecordDamaged
 from kvactor.settings import Settings
 from kvactor.storage.directory import open_directory
 from kvactor.tools.bench.preload import key, value
@@ -20,9 +21,9 @@ def read(directory: Path, keys: int) -> None:
     with open_directory(directory, Settings().map_size) as storage:
         reader = Reader(storage)
         for number in range(keys):
-            with contextlib.suppress(RecordDamaged, KeyNotFound):
-                record: bytes = reader.ask(Get(key(number).encode()))
-                if value_of(record) != value(number):
+            with contextlib.suppress(RecordDamaged):
+                record: bytes | None = reader.ask(Execute(Get(key(number).encode())))
+                if record is not None and value_of(record) != value(number):
                     raise ValueError(f"{key(number)} has a wrong value")
 
 

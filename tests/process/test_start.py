@@ -16,6 +16,7 @@ from tests.process.clients import Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.servers import PATIENCE, environment, refusal, run
+from tests.test_settings import LINKS
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -133,6 +134,86 @@ def test_a_wrong_variable_is_refused_with_its_name(tmp_path: Path, variable: str
     assert variable in ended.log
     assert "Traceback" not in ended.log
     assert list(tmp_path.iterdir()) == []
+
+
+def test_beside_a_service_of_kubernetes_that_bears_its_name_it_starts_and_warns(start: Start) -> None:
+    server = start(environ=LINKS)
+    ignored = re.findall(r"WARNING kvactor\.cli: (\S+) is ignored: Kubernetes", server.log)
+    assert ignored == [f"{name}={text}" for name, text in LINKS.items()]
+
+
+# -- the tools --
+
+
+def test_help_lists_the_commands(tmp_path: Path) -> None:
+    ended = run("--help", cwd=tmp_path)
+    assert re.findall(r"^    (\w+) +\w", ended.out, re.MULTILINE) == ["serve", "bench", "stress"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "flag"), [("bench", "--generator"), ("stress", "--faults")], ids=["bench", "stress"]
+)
+def test_a_tool_has_flags_and_help_of_its_own(tmp_path: Path, tool: str, flag: str) -> None:
+    ended = run(tool, "--help", cwd=tmp_path)
+    assert (ended.status, ended.log) == (0, "")
+    assert flag in ended.out
+    assert "--data-dir" not in ended.out
+    refused = run(tool, "--colour", cwd=tmp_path)
+    assert (refused.status, refused.out) == (2, "")
+    assert "--colour" in refused.log
+
+
+def test_stress_runs_against_the_server_that_its_url_names(start: Start, tmp_path: Path) -> None:
+    server = start()
+    url = f"http://127.0.0.1:{server.port}"
+    ended = run("stress", url, "--clients", "2", "--operations", "50", cwd=tmp_path)
+    assert ended.out.splitlines()[-1].startswith("strictly serializable: "), ended.out + ended.log
+    assert ended.status == 0
+    with Client(server) as client:
+        assert client.get("any").revision > 0
+
+
+def test_a_tool_behind_a_setting_is_refused(tmp_path: Path) -> None:
+    ended = run("--memory", "bench", cwd=tmp_path)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.log == "kvactor: 'bench' comes first, and takes no settings of the server.\n"
+
+
+#: A command in an environment without the packages of the tools.
+WITHOUT_A_PACKAGE = """
+import sys
+from kvactor.cli import main
+
+sys.modules["httptools"] = None
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("tool", ["bench", "stress"])
+def test_a_tool_without_a_package_that_it_needs_names_the_package(tmp_path: Path, tool: str) -> None:
+    ended = run(tool, cwd=tmp_path, program=("-c", WITHOUT_A_PACKAGE))
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.log == (
+        f"kvactor: 'kvactor {tool}' needs the package httptools, which is not installed. "
+        "Install the tools' packages with: pip install 'kvactor[tools]'.\n"
+    )
+
+
+#: A server that says at its end which tools it has loaded.
+LOADED = """
+import sys
+from kvactor.cli import main
+
+status = main()
+print([name for name in sys.modules if name.startswith("kvactor.tools")])
+sys.exit(status)
+"""
+
+
+def test_a_server_does_not_load_the_tools(start: Start) -> None:
+    server = start("--memory", program=("-c", LOADED))
+    assert server.stop() == 0
+    assert server.rest_of_output() == "[]\n"
 
 
 # -- refusals, and none without a reason --

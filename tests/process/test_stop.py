@@ -14,6 +14,7 @@ from tests.process.clients import CLOSED, Client
 from tests.process.conftest import Start
 from tests.process.contents import contents
 from tests.process.failpoints import HOLD, armed
+from tests.process.servers import Server
 from tests.process.writers import Load, check
 from tests.sizes import size
 
@@ -97,6 +98,48 @@ def test_a_second_signal_ends_at_once_a_server_that_cannot_finish(
             client.receive()
     assert "ending at once" in server.log
     assert contents(data_dir).records == {}
+
+
+def held_up(server: Server) -> str:
+    """Expect that a server ends by its deadline; return what has held it up, by its log."""
+    assert server.wait() == 1
+    *_, last = server.log.splitlines()
+    found = re.search(
+        r"CRITICAL kvactor\.cli: the stop has not finished after 0\.3 seconds, (.+)", last
+    )
+    assert found, server.log
+    return found[1].removeprefix("the process ends at once; it waited for ")
+
+
+#: A stop that is held up for no longer than the deadline.
+IMPATIENT = ("--shutdown-timeout", "0.1", "--exit-timeout", "0.2")
+
+
+@pytest.mark.parametrize("point", ["flush.before", "fold.before"])
+def test_told_to_stop_while_the_disk_hangs_it_ends_at_the_deadline_and_says_what_holds_it_up(
+    start: Start, data_dir: Path, point: str
+) -> None:
+    server = start("--memtable-size", "1", *IMPATIENT, environ=armed(f"{point}={HOLD}"))
+    with Client(server) as client:
+        client.send("POST", "/set", {"key": "key", "value": "value"})
+        server.wait_for_log(reached(point))
+        server.send_signal(signal.SIGTERM)
+        assert held_up(server) == "the owner: a flush or a fold is under way"
+    assert list(contents(data_dir).records) == ([] if point == "flush.before" else ["key"])
+
+
+def test_a_failed_flush_beside_a_fold_that_hangs_ends_the_process_at_the_deadline(
+    start: Start, data_dir: Path
+) -> None:
+    points = armed(f"fold.written={HOLD}", "flush.before=error@2")
+    server = start("--memtable-size", "1", *IMPATIENT, environ=points)
+    with Client(server) as client:
+        assert client.set("key", "value").status == 200
+        server.wait_for_log(reached("fold.written"))
+        assert client.set("lost", "value").status == 500
+        # The loop's thread waits for that of the tree.
+        assert held_up(server) == "the storage: a flush or a fold is under way"
+    assert list(contents(data_dir).records) == ["key"]
 
 
 #: A server that is told to stop as soon as its ready line can be read.

@@ -9,7 +9,7 @@ from random import Random
 
 import msgspec
 
-from kvactor.core.protocols import Done
+from kvactor.core.protocols import Done, ReadDone
 from kvactor.core.records import Entry, Revision
 from kvactor.storage.memory import MemoryJournal, MemoryTree
 from tests.simulation.loop import SimulatedLoop
@@ -129,6 +129,9 @@ class SimulatedJournal(MemoryJournal):
             self.all += kept
 
         self.work.begin(flush, done)
+
+    def read(self, after: int, done: ReadDone) -> None:
+        self._disk.later(lambda: super(SimulatedJournal, self).read(after, done))
 
     def free_space(self) -> int:
         return self._disk.profile.free

@@ -279,7 +279,7 @@ class Run:
         assert status["transactions"] == {"open": 0, "shared": {"depth": 0, "age": 0.0}}
         assert status["mailbox"] == {"waiting": 0, "held": 0}
         assert self.world.life.actor is not None
-        assert self.world.life.actor.metrics.subscribers == 0
+        assert self.world.life.actor.metrics.subscribers() == 0
         await talk.good("PUT", "/v1/kv/other", b"y")
         assert await talk.good("GET", "/v1/kv/other") == b"y"
         talk.end()

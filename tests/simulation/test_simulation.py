@@ -1,20 +1,20 @@
-"""Seeds: each a schedule of clients and faults over the whole server, judged by what the clients were
-told. And the judge judged: a bug on purpose is found, and its seed finds it again.
+"""Seeds: each is a schedule of clients and faults over the whole server, checked by the answers that
+the clients got. The checker is checked, too: a mutant is killed, and its seed kills it again.
 """
 
 import gc
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import msgspec
 import pytest
 
 from kvactor.actor import StoreActor
+from kvactor.core import idempotency
+from kvactor.core.conflicts import ConflictIndex
 from kvactor.core.messages import Answer
-from kvactor.core.replies import HeldReplies, Outcome, Reply, deliver
+from kvactor.core.replies import HeldReplies, Outcome, ReplyTo, deliver
 from kvactor.core.store import Store
-from kvactor.core.transactions import Readers, Transaction
-from kvactor.core.units import Units
+from kvactor.core.transaction import Transaction
 from kvactor.metrics import MeasuredTree
 from tests.simulation.schedules import simulate
 from tests.sizes import size
@@ -36,7 +36,7 @@ def _frozen() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_whatever_the_seed_nothing_acknowledged_is_lost_and_all_is_strictly_serializable(
+def test_with_any_seed_no_acknowledged_write_is_lost_and_answers_are_strictly_serializable(
     chunk: int,
 ) -> None:
     for seed in range(chunk, size("seeds"), CHUNKS):
@@ -44,11 +44,11 @@ def test_whatever_the_seed_nothing_acknowledged_is_lost_and_all_is_strictly_seri
         assert not report.violation, str(report)
 
 
-# -- bugs on purpose --
+# -- mutants --
 
 
 def answer_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
-    def hold(_: HeldReplies, __: int, reply: Reply, outcome: Outcome) -> None:
+    def hold(_: HeldReplies, __: int, reply: ReplyTo, outcome: Outcome) -> None:
         deliver(reply, outcome)
 
     patch.setattr(HeldReplies, "hold", hold)
@@ -62,15 +62,15 @@ def forget_the_journal_at_the_start(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Store, "recover", recover)
 
 
-def keep_what_is_rolled_back(patch: pytest.MonkeyPatch) -> None:
+def keep_rolled_back_writes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Transaction, "rollback", Transaction.commit)
 
 
-def see_no_conflict(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Readers, "of", lambda *_: ())
+def miss_conflicts(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ConflictIndex, "readers_of", lambda *_: ())
 
 
-def do_it_twice(patch: pytest.MonkeyPatch) -> None:
+def handle_messages_twice(patch: pytest.MonkeyPatch) -> None:
     put = StoreActor._put
 
     def twice(actor: StoreActor, envelope: Any) -> None:
@@ -81,8 +81,8 @@ def do_it_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(StoreActor, "_put", twice)
 
 
-def answer_who_has_gone(patch: pytest.MonkeyPatch) -> None:
-    def answer(reply: Reply, outcome: Outcome) -> None:
+def answer_cancelled_requests(patch: pytest.MonkeyPatch) -> None:
+    def answer(reply: ReplyTo, outcome: Outcome) -> None:
         if isinstance(outcome, Answer):
             reply.set_result(outcome)
         else:
@@ -92,7 +92,7 @@ def answer_who_has_gone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("kvactor.core.owner.deliver", answer)
 
 
-def say_that_more_is_folded_than_is_durable(patch: pytest.MonkeyPatch) -> None:
+def claim_more_folded_than_durable(patch: pytest.MonkeyPatch) -> None:
     fold = MeasuredTree.fold
 
     def too_far(tree: MeasuredTree, changes: Any, applied: int, done: Any) -> None:
@@ -101,29 +101,24 @@ def say_that_more_is_folded_than_is_durable(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MeasuredTree, "fold", too_far)
 
 
-def forget_what_was_done_once(patch: pytest.MonkeyPatch) -> None:
-    run = Units.run
-
-    def anew(units: Units, message: Any, kind: Any, do: Any) -> Any:
-        return run(units, msgspec.structs.replace(message, once=None), kind, do)
-
-    patch.setattr(Units, "run", anew)
+def forget_idempotency_keys(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(idempotency, "find", lambda *_: None)
 
 
-Bug = Callable[[pytest.MonkeyPatch], None]
+Mutant = Callable[[pytest.MonkeyPatch], None]
 
-BUGS: Final[tuple[Bug, ...]] = (
-    *(answer_before_it_is_durable, forget_the_journal_at_the_start, keep_what_is_rolled_back),
-    *(see_no_conflict, do_it_twice, answer_who_has_gone, say_that_more_is_folded_than_is_durable),
-    forget_what_was_done_once,
+MUTANTS: Final[tuple[Mutant, ...]] = (
+    *(answer_before_it_is_durable, forget_the_journal_at_the_start, keep_rolled_back_writes),
+    *(miss_conflicts, handle_messages_twice, answer_cancelled_requests, claim_more_folded_than_durable),
+    forget_idempotency_keys,
 )
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda one: one.__name__)
-def test_a_bug_on_purpose_is_found_and_its_seed_finds_it_again(
-    bug: Bug, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda one: one.__name__)
+def test_a_mutant_is_killed_and_its_seed_kills_it_again(
+    mutant: Mutant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bug(monkeypatch)
+    mutant(monkeypatch)
     found = next((report for report in map(simulate, range(FOUND_WITHIN)) if report.violation), None)
     assert found is not None, "no seed has found it"
     again = simulate(found.seed)

@@ -17,9 +17,9 @@ from aiohttp import web_response
 
 import kvactor.actor
 from kvactor.actor import StoreActor
+from kvactor.server import Factory, Server
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
-from kvactor.web.app import create_app, create_runner
 from tests.simulation.disk import Disk, DiskProfile
 from tests.simulation.loop import Process, SimulatedLoop, run
 from tests.simulation.network import Conditions, Network
@@ -41,11 +41,26 @@ LOGGERS = ("kvactor", "aiohttp", "asyncio")
 HARMLESS = ("the shared transaction",)
 
 
+class SimulatedListener:
+    """Accepts what a network connects to a process."""
+
+    def __init__(self, network: Network, process: Process) -> None:
+        self._network = network
+        self._process = process
+
+    async def open(self, factory: Factory) -> None:
+        self._network.listen(factory, self._process)
+
+    def close(self) -> None:
+        self._network.refuse()
+
+
 class Life:
     """One life of the server, from its start to its end."""
 
     def __init__(self, world: "World", number: int) -> None:
         self.process = Process(f"server {number}")
+        #: its actor, once it accepts connections
         self.actor: StoreActor | None = None
         #: whether it was told to stop
         self.told: asyncio.Future[None] = world.loop.create_future()
@@ -67,28 +82,29 @@ class Life:
         task.add_done_callback(self._end, context=world.context)
 
     async def _serve(self) -> int:
-        # As kvactor.cli.serve does it.
-        world, settings = self._world, self._world.settings
-        actor = StoreActor(Storage(world.disk.journal, world.disk.tree), settings, world.clock)
-        actor.metrics.clock = world.loop.time
-        runner = create_runner(create_app(actor, settings, world.new_id), settings)
-        await runner.setup()
-        if runner.server is None:
-            raise RuntimeError("set up without a server")
-        self.actor = actor
-        world.network.listen(runner.server, self.process)
-        await asyncio.wait({self.told, actor.done}, return_when=asyncio.FIRST_COMPLETED)
-        world.network.refuse()
+        world = self._world
+        server = Server(
+            Storage(world.disk.journal, world.disk.tree),
+            world.settings,
+            SimulatedListener(world.network, self.process),
+            clock=world.clock,
+            new_id=world.new_id,
+        )
+        server.actor.metrics.clock = world.loop.time
+        self.told.add_done_callback(lambda _: server.tell_to_stop())
+        await server.start()
+        self.actor = server.actor
+        await server.wait()
         began = world.loop.time()
         asking = [(end, end.written) for end in world.network.open_ends() if end.asked]
-        await runner.cleanup()
+        await server.stop()
         took = world.loop.time() - began
         if took > LONG:
             world.wrong(f"{self.process.name} has taken {took:.1f} s to stop")
         for end, written in asking:
             if end.written == written and (end.first or not end.gone):
                 world.unanswered.append(f"{self.process.name} has not answered {end.peer.name}")
-        return 1 if actor.done.exception() else 0
+        return 1 if server.failed else 0
 
     def _end(self, task: "asyncio.Task[int]") -> None:
         if task.exception() is not None:

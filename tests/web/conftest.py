@@ -20,11 +20,12 @@ from multidict import CIMultiDict
 from pytest_aiohttp.plugin import AiohttpClient
 
 from kvactor.actor import StoreActor
+from kvactor.server import Server as LifeCycle
+from kvactor.server import TcpListener
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage, open_memory
-from kvactor.web.app import create_app, create_runner
+from kvactor.web.app import TAGS
 from kvactor.web.openapi import errors_of
-from kvactor.web.routes import FAMILIES
 
 Client = TestClient[web.Request, web.Application]
 
@@ -212,20 +213,30 @@ def storage() -> Storage:
 
 
 @pytest.fixture
-def actor(storage: Storage, settings: Settings, clock: FakeClock) -> StoreActor:
-    return StoreActor(storage, settings, clock)
+def listener() -> TcpListener:
+    return TcpListener("127.0.0.1", 0)
 
 
 @pytest.fixture
-def app(actor: StoreActor, settings: Settings) -> Iterator[web.Application]:
+def life(storage: Storage, settings: Settings, listener: TcpListener, clock: FakeClock) -> LifeCycle:
+    return LifeCycle(storage, settings, listener, clock=clock)
+
+
+@pytest.fixture
+def actor(life: LifeCycle) -> StoreActor:
+    return life.actor
+
+
+@pytest.fixture
+def app(life: LifeCycle) -> Iterator[web.Application]:
     """The application; at the end, every answer that it has given has to be one of those described."""
-    app = create_app(actor, settings)
+    app = life.app
     described: dict[tuple[str, str], set[int | tuple[int, str]]] = {
         (route.method, route.name): {
-            *route.answers,
+            *route.responses,
             *((int(status), kind.code) for status, kinds in errors_of(route).items() for kind in kinds),
         }
-        for routes in app[FAMILIES].values()
+        for routes in app[TAGS].values()
         for route in routes
     }
     others = []
@@ -248,24 +259,30 @@ def app(actor: StoreActor, settings: Settings) -> Iterator[web.Application]:
 
 
 @pytest.fixture
-async def client(aiohttp_client: AiohttpClient, app: web.Application) -> Client:
+async def started(actor: StoreActor) -> AsyncIterator[StoreActor]:
+    await actor.start()
+    yield actor
+    await actor.stop()
+
+
+@pytest.fixture
+async def client(started: StoreActor, aiohttp_client: AiohttpClient, app: web.Application) -> Client:
     return await aiohttp_client(app)
 
 
 @pytest.fixture
-async def runner(app: web.Application, settings: Settings) -> AsyncIterator[web.AppRunner]:
-    runner = create_runner(app, settings)
-    await runner.setup()
-    yield runner
+async def runner(life: LifeCycle, app: web.Application) -> AsyncIterator[web.AppRunner]:
+    await life.start()
+    yield life.runner
     for _ in range(ACCEPTED):
         await asyncio.sleep(0)
-    await runner.cleanup()
+    await life.stop()
 
 
 @pytest.fixture
-async def server(runner: web.AppRunner) -> AsyncIterator[Server]:
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0]
-    server = Server(host, port, runner.cleanup)
+async def server(
+    runner: web.AppRunner, life: LifeCycle, listener: TcpListener
+) -> AsyncIterator[Server]:
+    server = Server(*listener.address, life.stop)
     yield server
     await server.close()

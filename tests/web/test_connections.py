@@ -13,7 +13,7 @@ from aiohttp import web
 
 from kvactor.actor import StoreActor
 from kvactor.settings import Settings
-from kvactor.web.connections import PIECE
+from kvactor.web.limits import CHUNK_SIZE
 from tests.web.conftest import PATIENCE, Answer, Connection, Server, message
 
 KiB, MiB = 1024, 1024 * 1024
@@ -176,12 +176,12 @@ async def test_who_reads_slowly_but_surely_is_not_cut_off_and_who_stops_is(
 ) -> None:
     await fill(server)
     await reader.ask(server, message("GET", PAGE))
-    assert await reader.read(PIECE) == PIECE
+    assert await reader.read(CHUNK_SIZE) == CHUNK_SIZE
     for _ in range(6):
         for _ in range(2):
             advance(10)
             await swept()
-        assert await reader.read(4 * PIECE) == 4 * PIECE
+        assert await reader.read(4 * CHUNK_SIZE) == 4 * CHUNK_SIZE
     assert actor.metrics.slow_clients_disconnected == 0
     for _ in range(3):
         advance(20)
@@ -211,7 +211,7 @@ async def test_a_stream_that_nobody_reads_is_cut_off(
     await fill(server)
     await reader.ask(server, STREAM)
     await until(lambda: actor.metrics.slow_clients_disconnected == 1)
-    await until(lambda: actor.metrics.subscribers == actor.metrics.connections == 0)
+    await until(lambda: actor.metrics.subscribers() == actor.metrics.connections == 0)
 
 
 async def test_a_large_event_is_written_in_pieces(server: Server) -> None:
@@ -221,8 +221,8 @@ async def test_a_large_event_is_written_in_pieces(server: Server) -> None:
     pieces = [await connection.chunk()]
     while not pieces[-1].endswith(b"\n\n"):
         pieces.append(await connection.chunk())
-    assert {len(piece) for piece in pieces[:-1]} == {PIECE}
-    assert len(pieces[-1]) <= PIECE
+    assert {len(piece) for piece in pieces[:-1]} == {CHUNK_SIZE}
+    assert len(pieces[-1]) <= CHUNK_SIZE
     data = b"".join(pieces).partition(b"data: ")[2]
     assert [change["key"] for change in json.loads(data)["changes"]] == list("01234")
 
@@ -233,7 +233,7 @@ async def test_a_stop_does_not_wait_for_a_reader_of_a_stream_that_does_not_read(
 ) -> None:
     await fill(server)
     await reader.ask(server, STREAM)
-    await until(lambda: actor.metrics.subscribers == 1)
+    await until(lambda: actor.metrics.subscribers() == 1)
     async with asyncio.timeout(PATIENCE):
         await server.stop()
 
@@ -244,7 +244,7 @@ async def test_a_stop_does_not_wait_in_the_middle_of_an_event(
 ) -> None:
     assert (await server.request("POST", "/v1/batch", BATCH)).status == 200
     wire = Wire(runner, STREAM)
-    await until(lambda: wire.written > PIECE)
+    await until(lambda: wire.written > CHUNK_SIZE)
     async with asyncio.timeout(PATIENCE):
         await server.stop()
     assert wire.aborted
@@ -415,7 +415,7 @@ async def test_large_answers_that_are_under_way_have_a_bound_and_small_ones_go_p
 async def test_an_event_takes_room_until_it_is_read(server: Server, runner: web.AppRunner) -> None:
     assert (await server.request("POST", "/v1/batch", BATCH)).status == 200
     wire = Wire(runner, STREAM)
-    await until(lambda: wire.written > PIECE)
+    await until(lambda: wire.written > CHUNK_SIZE)
     await overloaded(await server.request("GET", "/v1/kv/0"))
     while wire.written < 500 * KiB:
         wire.take()

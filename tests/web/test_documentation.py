@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kvactor.actor import StoreActor
+from kvactor.api.batch import BatchBody
 from kvactor.core.messages import StatusReport
 from kvactor.metrics import Metrics
 from kvactor.settings import Settings, table
-from kvactor.web.app import create_app
+from kvactor.web.app import TAGS, create_app
 from kvactor.web.errors import INTERNAL_ERROR, STATUS
-from kvactor.web.routes import FAMILIES
-from kvactor.web.v1.batch import BatchBody
 from tests.examples import DOCUMENTS, ROOT, blocks
 
 DOCS = ROOT / "docs"
@@ -44,8 +44,8 @@ def named(cell: str) -> list[str]:
 
 
 async def test_the_routes_are_those_of_the_application(actor: StoreActor, settings: Settings) -> None:
-    families = create_app(actor, settings)[FAMILIES]
-    served = {(route.method, route.name) for family in families.values() for route in family}
+    tags = create_app(actor, settings)[TAGS]
+    served = {(route.method, route.name) for routes in tags.values() for route in routes}
     listed = {
         (method, path)
         for request, _ in rows("api.md", "| request | what |")
@@ -72,7 +72,8 @@ def test_the_errors_have_their_statuses_and_meanings() -> None:
 
 
 def test_the_metrics_have_their_types_and_help() -> None:
-    report = StatusReport(*[0] * len(StatusReport.__struct_fields__))
+    zeros = dict.fromkeys(StatusReport.__struct_fields__, 0)
+    report = msgspec.convert(zeros | {"stalled": False}, StatusReport)
     text = Metrics().text(report, 0, 0).decode()
     shown = {
         family.name + "_total" * (family.type == "counter"): (family.type, family.documentation)

@@ -104,6 +104,7 @@ async def test_a_flush_that_fails_is_told_as_an_unknown_outcome_and_nothing_is_t
     aiohttp_client: AiohttpClient, settings: Settings
 ) -> None:
     actor = StoreActor(Storage(FailingJournal(), MemoryTree()), settings)
+    await actor.start()
     client = await aiohttp_client(create_app(actor, settings))
     for _ in range(2):
         answer = await client.post("/set", json={"key": "a", "value": 1})
@@ -126,11 +127,13 @@ async def test_without_space_writes_get_507_and_reads_go_on(
     aiohttp_client: AiohttpClient, settings: Settings
 ) -> None:
     actor = StoreActor(Storage(FullJournal(), MemoryTree()), settings)
+    await actor.start()
     client = await aiohttp_client(create_app(actor, settings))
     answer = await client.post("/set", json={"key": "a", "value": 1})
     assert (answer.status, set(await answer.json())) == (507, {"error"})
     assert (await client.get("/get/a")).status == 404
     assert (await client.get("/readyz")).status == 200
+    await actor.stop()
 
 
 async def test_a_server_that_is_stopping_says_so_with_503(client: Client, actor: StoreActor) -> None:
@@ -193,6 +196,6 @@ async def test_the_key_in_an_error_is_no_markup_to_a_browser(client: Client) -> 
 async def test_create_app_refuses_aiohttp_without_its_parser_in_c(
     actor: StoreActor, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvactor.web.app.HttpRequestParser", HttpRequestParserPy)
+    monkeypatch.setattr("kvactor.web.server.HttpRequestParser", HttpRequestParserPy)
     with pytest.raises(RuntimeError, match="AIOHTTP_NO_EXTENSIONS"):
         create_app(actor, settings)

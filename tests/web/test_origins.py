@@ -3,13 +3,11 @@ those whose own name was made to lead here.
 """
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
 from kvactor.errors import CrossOrigin, HostNotAllowed
 from kvactor.settings import Settings
-from kvactor.web.guard import KNOWN, Door
+from kvactor.web.guard import KNOWN, RequestGuard
 from tests.web.conftest import Client, Server
 
 REQUESTS = [
@@ -85,9 +83,12 @@ FOREIGN = [
 EVERYWHERE = [*REQUESTS, ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/metrics")]
 
 
-def asked(host: str | None, **headers: str) -> web.Request:
-    fields = headers if host is None else {"Host": host, **headers}
-    return make_mocked_request("GET", "/get/a", headers=CIMultiDict(fields))
+def asked(host: str | None, **headers: str) -> tuple[tuple[int, int], str, CIMultiDict[str]]:
+    """Return what the guard looks at of a request that names a host, or none."""
+    fields = CIMultiDict(headers)
+    if host is not None:
+        fields["Host"] = host
+    return (1, 1), "/get/a", fields
 
 
 @pytest.mark.parametrize(("method", "path"), EVERYWHERE)
@@ -114,35 +115,35 @@ async def test_who_names_no_host_is_let_in(server: Server) -> None:
 
 @pytest.mark.parametrize("listening", ["127.0.0.1", "::1", "localhost", "127.9.9.9", "kv.localhost"])
 def test_on_a_loopback_address_only_names_of_the_machine_itself_are_let_in(listening: str) -> None:
-    door = Door(Settings(host=listening))
+    guard = RequestGuard(Settings(host=listening))
     for host in [*OWN, None]:
-        door.check(asked(host))
+        guard.check(*asked(host))
     for host in FOREIGN:
         with pytest.raises(HostNotAllowed):
-            door.check(asked(host))
+            guard.check(*asked(host))
 
 
 @pytest.mark.parametrize("listening", ["127.0.0.1", "0.0.0.0", "192.0.2.1"])  # noqa: S104 (not bound)
 def test_allowed_hosts_are_let_in_and_no_others_wherever_the_server_listens(listening: str) -> None:
-    door = Door(Settings(host=listening, allowed_hosts="kv.example, Other.Example:8080 ,"))
+    guard = RequestGuard(Settings(host=listening, allowed_hosts="kv.example, Other.Example:8080 ,"))
     for host in [*OWN, "kv.example", "KV.example.:80", "other.example", f"{listening}:5000"]:
-        door.check(asked(host))
+        guard.check(*asked(host))
     for host in {*FOREIGN, "sub.kv.example"} - {listening}:
         with pytest.raises(HostNotAllowed):
-            door.check(asked(host))
+            guard.check(*asked(host))
 
 
 @pytest.mark.parametrize("listening", ["0.0.0.0", "192.0.2.1", "::", "server.example"])  # noqa: S104
 def test_on_other_addresses_any_name_is_let_in_unless_some_are_allowed(listening: str) -> None:
-    door = Door(Settings(host=listening))
+    guard = RequestGuard(Settings(host=listening))
     for host in [*OWN, *FOREIGN]:
-        door.check(asked(host))
+        guard.check(*asked(host))
     with pytest.raises(CrossOrigin):
-        door.check(asked("a.example", Origin="http://b.example"))
+        guard.check(*asked("a.example", Origin="http://b.example"))
 
 
 def test_names_that_are_remembered_have_a_bound() -> None:
-    door = Door(Settings())
+    guard = RequestGuard(Settings())
     for number in range(100 * KNOWN):
-        door.check(asked(f"{number}.localhost"))
-    assert 1 < len(door.known) <= KNOWN
+        guard.check(*asked(f"{number}.localhost"))
+    assert 1 < len(guard.known) <= KNOWN

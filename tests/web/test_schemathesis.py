@@ -7,23 +7,17 @@ from pathlib import Path
 
 from aiohttp import web
 
-from kvactor.settings import Settings
-from kvactor.web.app import create_runner
-from kvactor.web.routes import FAMILIES
+from kvactor.web.app import TAGS
 from tests.sizes import size
+from tests.web.conftest import Server
 
 CASES = str(size("cases"))
 #: Seconds; only a failing test takes longer.
 PATIENCE = 1800
 
 
-async def test_schemathesis_finds_nothing(
-    app: web.Application, settings: Settings, tmp_path: Path
-) -> None:
-    runner = create_runner(app, settings)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0]
+async def test_schemathesis_finds_nothing(app: web.Application, server: Server, tmp_path: Path) -> None:
+    host, port = server.address
     command = [
         *(sys.executable, "-m", "schemathesis.cli"),
         *("--config-file", str(Path(__file__).with_name("schemathesis.toml"))),
@@ -41,8 +35,7 @@ async def test_schemathesis_finds_nothing(
     finally:
         if run.returncode is None:
             run.kill()
-        await runner.cleanup()
     assert run.returncode == 0, told
-    operations = sum(1 for routes in app[FAMILIES].values() for _ in routes)
+    operations = sum(1 for routes in app[TAGS].values() for _ in routes)
     # All but the one that it has the description from.
     assert re.search(rf"Tested: +{operations - 1}\n", told)

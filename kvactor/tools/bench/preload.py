@@ -9,7 +9,8 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from kvactor.actor import wall_clock
-from kvactor.core.messages import Message, Set, Stop
+from kvactor.core.messages import Execute, Message, Stop
+from kvactor.core.operations import Set
 from kvactor.core.owner import Owner
 from kvactor.settings import Settings
 from kvactor.storage.directory import open_directory
@@ -40,9 +41,9 @@ def preload(data_dir: Path, keys: int, settings: Settings = _DEFAULTS) -> None:
         owner = Owner(storage.journal, storage.tree, settings, news.put)
         for first in range(0, keys, _DRAIN):
             batch = range(first, min(first + _DRAIN, keys))
-            sets = [(Set(key(i).encode(), value(i), "application/json"), None) for i in batch]
+            sets = [Set(key(i).encode(), value(i), "application/json") for i in batch]
             durable = owner.revision + len(sets)
-            owner.drain(wall_clock(), sets)
+            owner.drain(wall_clock(), [(Execute(one), None) for one in sets])
             while owner.revision < durable or owner.behind:
                 owner.drain(wall_clock(), [(news.get(), None)])
         owner.drain(wall_clock(), [(Stop(), None)])

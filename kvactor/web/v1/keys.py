@@ -1,40 +1,47 @@
 """Keys as resources: /v1/kv/{key}."""
 
-from typing import Annotated, Any
-
-import msgspec
-from aiohttp import web
-from msgspec import Meta
+from typing import Any
 
 from kvactor import errors
-from kvactor.actor import StoreActor
+from kvactor.api.keys import PutQuery, Written
+from kvactor.api.values import BINARY, JSON, checked_type, expiry
 from kvactor.core import records
-from kvactor.core.messages import AUTOCOMMIT, Delete, Get, Precondition, Presence, Set
+from kvactor.core.messages import AUTOCOMMIT, Answer, Execute, Message
+from kvactor.core.operations import Delete, Get, Set
 from kvactor.core.records import NEVER
-from kvactor.errors import InvalidRequest
-from kvactor.settings import MAX_SECONDS
-from kvactor.web.answers import answer
-from kvactor.web.requests import Bodies, key_in_path, once_of, query_of, revision_of, within
+from kvactor.web import single
+from kvactor.web.http import (
+    CONTENT_TYPE,
+    Request,
+    Response,
+    idempotency_key,
+    json_response,
+    key_in_path,
+    not_modified,
+    precondition,
+    query,
+    transaction,
+)
 from kvactor.web.routes import (
     ETAG,
     EXPIRES_AT,
+    IDEMPOTENCY_KEY,
     IF_ABSENT,
     IF_CHANGED,
     IF_MATCH,
     NEW_TAG,
-    ONCE,
-    WITHIN,
-    WRITING,
+    TRANSACTION,
+    WRITE_ERRORS,
     Body,
-    Reply,
+    Endpoint,
+    ResponseSpec,
     Route,
     always,
-    said,
+    json_spec,
 )
-from kvactor.web.values import BINARY, JSON, checked_type, encode, expiry
 
-#: What keeps a stored page from running as this origin, and caches from keeping what has changed.
-GUARDS = {
+#: They keep a stored page from running as this origin, and caches from keeping a value.
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -44,141 +51,109 @@ GUARDS = {
 _PREFIX = "/v1/kv/"
 
 
-class PutQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """The query of PUT."""
-
-    ttl: (
-        Annotated[float, Meta(gt=0, le=MAX_SECONDS, description="seconds until the key ends by itself")]
-        | None
-    ) = None
-
-
-class Written(msgspec.Struct):
-    """What PUT and DELETE /v1/kv answer."""
-
-    revision: Annotated[int | None, Meta(description="that was made; null within a transaction")]
-    deleted: Annotated[int | msgspec.UnsetType, Meta(description="how many keys")] = msgspec.UNSET
-
-
 def tag(revision: int) -> str:
     """Return the entity tag of a record that `revision` wrote."""
     return f'"{revision}"'
 
 
-def _revisions(tags: str) -> tuple[int, ...]:
-    """Return the revisions in a list of entity tags. Those that are not ours stand for nothing."""
-    bare = (one.strip().removeprefix('"').removesuffix('"') for one in tags.split(","))
-    return tuple(one for one in map(revision_of, bare) if one is not None)
+def parse_put(request: Request) -> Message[Any]:
+    """PUT /v1/kv/{key}."""
+    key, ttl = key_in_path(request, _PREFIX), query(request, PutQuery).ttl
+    content_type = checked_type(request.headers.get(CONTENT_TYPE, BINARY), request.body)
+    where, condition = transaction(request, AUTOCOMMIT), precondition(request)
+    operation = Set(
+        key,
+        request.body,
+        content_type,
+        None if ttl is None else max(1, int(ttl * 1000)),
+        # A precondition reads the key anyway.
+        report_created=condition is not None or where is AUTOCOMMIT,
+    )
+    return single.write(operation, where, idempotency_key(request), condition)
 
 
-def expected_of(request: web.Request) -> Precondition | None:
-    """Return what a write expects of its key. Raises `InvalidRequest`."""
-    match, none_match = request.headers.get("If-Match"), request.headers.get("If-None-Match")
-    if none_match is not None:
-        if none_match.strip() != "*" or match is not None:
-            raise InvalidRequest("A write takes If-Match, or If-None-Match: *.")
-        return Presence.ABSENT
-    if match is None:
-        return None
-    return Presence.PRESENT if match.strip() == "*" else _revisions(match)
+def encode_put(request: Request, message: Message[Any], answer: Answer[Any]) -> Response:
+    """The revision, once there is one."""
+    revision, created = single.outcome(message, answer)
+    headers = {"ETag": tag(revision)} if revision else {}
+    return json_response(answer.revision, Written(revision), 201 if created else 200, headers)
 
 
-class KeyRoutes:
-    """Handlers that parse, ask and encode."""
+def parse_get(request: Request) -> Execute[bytes | None]:
+    """GET and HEAD /v1/kv/{key}."""
+    return Execute(Get(key_in_path(request, _PREFIX)), transaction(request, AUTOCOMMIT))
 
-    def __init__(self, actor: StoreActor, bodies: Bodies) -> None:
-        self._ask = actor.ask
-        self._body_of = bodies.read
 
-    def routes(self) -> list[Route]:
-        """Return the routes."""
-        path = _PREFIX + "{key:(?s:.+)}"
-        get = Route(
-            method="GET",
+def encode_get(
+    request: Request, message: Execute[bytes | None], answer: Answer[bytes | None]
+) -> Response:
+    """The value; or 304 if the client has it. Raises `KeyNotFound`."""
+    if answer.result is None:
+        raise errors.KeyNotFound("Key not found")
+    record = records.decode(answer.result)
+    headers = {"ETag": tag(record.revision), **SECURITY_HEADERS}
+    if record.expires_at != NEVER:
+        headers["Kvactor-Expires-At"] = expiry(record.expires_at) or ""
+    if not_modified(request, record.revision):
+        return Response(answer.revision, b"", 304, record.content_type, headers)
+    return Response(answer.revision, record.value, 200, record.content_type, headers)
+
+
+def parse_delete(request: Request) -> Message[Any]:
+    """DELETE /v1/kv/{key}."""
+    operation = Delete(key_in_path(request, _PREFIX), must_exist=True)
+    where, condition = transaction(request, AUTOCOMMIT), precondition(request)
+    return single.write(operation, where, idempotency_key(request), condition)
+
+
+def encode_delete(request: Request, message: Message[Any], answer: Answer[Any]) -> Response:
+    """No content."""
+    return Response(answer.revision, b"", 204)
+
+
+def routes() -> list[Route]:
+    """Return the routes."""
+    path = _PREFIX + "{key:(?s:.+)}"
+    get = Route(
+        method="GET",
+        path=path,
+        endpoint=Endpoint(parse_get, encode_get),
+        summary="Read a key",
+        headers=(TRANSACTION, IF_CHANGED),
+        responses={
+            200: ResponseSpec(
+                "The value, with its content type",
+                {"*/*": bytes},
+                (ETAG, EXPIRES_AT, *always(SECURITY_HEADERS)),
+            ),
+            304: ResponseSpec("Not modified", headers=(ETAG, EXPIRES_AT, *always(SECURITY_HEADERS))),
+        },
+        errors=(errors.KeyNotFound, errors.RecordDamaged),
+    )
+    return [
+        Route(
+            method="PUT",
             path=path,
-            handler=self.get,
-            summary="Read a key",
-            headers=(WITHIN, IF_CHANGED),
-            answers={
-                200: Reply(
-                    "The value, with the content type that it was stored with.",
-                    {"*/*": bytes},
-                    (ETAG, EXPIRES_AT, *always(GUARDS)),
-                ),
-                304: Reply("It is still that.", headers=(ETAG, EXPIRES_AT, *always(GUARDS))),
+            endpoint=Endpoint(parse_put, encode_put, single.explain),
+            summary="Store a value: the body, kept with its content type",
+            headers=(TRANSACTION, IDEMPOTENCY_KEY, IF_MATCH, IF_ABSENT),
+            query=PutQuery,
+            body=Body({BINARY: bytes, JSON: Any, "text/plain": str}),
+            responses={
+                200: json_spec(Written, "Replaced", NEW_TAG),
+                201: json_spec(Written, "Created", NEW_TAG),
             },
-            errors=(errors.KeyNotFound, errors.RecordDamaged),
-        )
-        return [
-            Route(
-                method="PUT",
-                path=path,
-                handler=self.put,
-                summary="Give a key a value: the body, kept with its content type",
-                headers=(WITHIN, ONCE, IF_MATCH, IF_ABSENT),
-                query=PutQuery,
-                body=Body({BINARY: bytes, JSON: Any, "text/plain": str}),
-                answers={
-                    200: said(Written, "It was there.", NEW_TAG),
-                    201: said(Written, "It is new.", NEW_TAG),
-                },
-                errors=(errors.ValueTooLarge, *WRITING),
-            ),
-            get,
-            get.head(),
-            Route(
-                method="DELETE",
-                path=path,
-                handler=self.delete,
-                summary="Remove a key",
-                headers=(WITHIN, ONCE, IF_MATCH, IF_ABSENT),
-                answers={204: Reply("It is gone.")},
-                errors=(errors.KeyNotFound, *WRITING),
-            ),
-        ]
-
-    async def put(self, request: web.Request) -> web.Response:
-        """PUT /v1/kv/{key}."""
-        key, ttl = key_in_path(request, _PREFIX), query_of(request, PutQuery).ttl
-        value = await self._body_of(request)
-        content_type = checked_type(request.headers.get("Content-Type", BINARY), value)
-        put = await self._ask(
-            Set(
-                key,
-                value,
-                content_type,
-                within(request, AUTOCOMMIT),
-                None if ttl is None else max(1, int(ttl * 1000)),
-                expected_of(request),
-                once_of(request, value),
-            )
-        )
-        revision = put.result.revision
-        headers = {"ETag": tag(revision)} if revision else {}
-        status = 201 if put.result.created else 200
-        return answer(put.revision, encode(Written(revision or None)), status, headers=headers)
-
-    async def get(self, request: web.Request) -> web.Response:
-        """GET and HEAD /v1/kv/{key}."""
-        key = key_in_path(request, _PREFIX)
-        got = await self._ask(Get(key, within(request, AUTOCOMMIT)))
-        record = records.decode(got.result)
-        headers = {"ETag": tag(record.revision), **GUARDS}
-        if record.expires_at != NEVER:
-            headers["Kvactor-Expires-At"] = expiry(record.expires_at) or ""
-        known = request.headers.get("If-None-Match")
-        if known is not None and (
-            known.strip() == "*" or record.revision in _revisions(_strong(known))
-        ):
-            return answer(got.revision, b"", 304, record.content_type, headers)
-        return answer(got.revision, record.value, 200, record.content_type, headers)
-
-    async def delete(self, request: web.Request) -> web.Response:
-        """DELETE /v1/kv/{key}."""
-        key = key_in_path(request, _PREFIX)
-        asked = Delete(key, within(request, AUTOCOMMIT), expected_of(request), once_of(request))
-        return answer((await self._ask(asked)).revision, b"", 204)
-
-
-def _strong(tags: str) -> str:
-    return tags.replace("W/", "")
+            errors=(errors.ValueTooLarge, *WRITE_ERRORS),
+        ),
+        get,
+        get.head(),
+        Route(
+            method="DELETE",
+            path=path,
+            endpoint=Endpoint(parse_delete, encode_delete, single.explain),
+            summary="Delete a key",
+            headers=(TRANSACTION, IDEMPOTENCY_KEY, IF_MATCH, IF_ABSENT),
+            responses={204: ResponseSpec("Deleted")},
+            errors=(errors.KeyNotFound, *WRITE_ERRORS),
+        ),
+    ]

@@ -333,7 +333,7 @@ async def test_a_range_of_too_many_keys_is_left_whole_and_the_limit_told(client:
     await fill(client, "a", "b", "c", "d", "e")
     answer = await ask(client, "DELETE", "/v1/kv?all=true")
     assert problem(answer) == (413, "range_too_large")
-    assert (answer.json()["limit"], answer.json()["count"]) == (4, 5)
+    assert (answer.json()["limit"], "count" in answer.json()) == (4, False)
     assert answer.revision == 5
     assert (await ask(client, "DELETE", "/v1/kv?start=b")).json() == {"revision": 6, "deleted": 4}
 

@@ -1,0 +1,58 @@
+"""Idempotency keys: the response to a write is kept, and repeated.
+
+The rule: it is kept by the same revision as the write, as a hidden record, so a crash keeps both or
+neither. A write that is refused keeps nothing.
+"""
+
+import msgspec
+
+from kvactor.core import records
+from kvactor.core.keyspace import Context, Keyspace
+from kvactor.core.operations import Result
+from kvactor.core.records import HIDDEN, MISSING
+from kvactor.core.transaction import Transaction
+from kvactor.errors import IdempotencyKeyReused
+
+
+class IdempotencyKey(msgspec.Struct, frozen=True):
+    """A client's key, hashed, and a hash of all that makes its request what it is."""
+
+    key: bytes
+    fingerprint: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+#: Version 0.1 has kept the result of a single operation without a list.
+_decode = msgspec.msgpack.Decoder(list[Result] | bool | int).decode
+
+
+def find(
+    keys: Keyspace, context: Context, transaction: Transaction, key: IdempotencyKey
+) -> tuple[int, list[Result]] | None:
+    """Return the revision and the results of the write that was done under `key`; None: there is none.
+
+    Raises `IdempotencyKeyReused` if that was another request.
+    """
+    kept = keys.read(context, transaction, HIDDEN + key.key)
+    if kept is MISSING:
+        return None
+    value, size = records.value_of(kept), len(key.fingerprint)
+    if value[:size] != key.fingerprint:
+        raise IdempotencyKeyReused(
+            "The Idempotency-Key was used for another request. Choose a new one for each."
+        )
+    results = _decode(value[size:])
+    return records.revision_of(kept), results if isinstance(results, list) else [results]
+
+
+def keep(
+    keys: Keyspace,
+    context: Context,
+    transaction: Transaction,
+    key: IdempotencyKey,
+    results: list[Result],
+) -> None:
+    """Keep the results of a write for `idempotency_window` seconds. Raises as every write."""
+    expires_at = context.now + int(keys.settings.idempotency_window * 1000)
+    kept = records.draft(key.fingerprint + _encode(results), "", expires_at)
+    keys.write(context, transaction, HIDDEN + key.key, kept)

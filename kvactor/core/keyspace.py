@@ -1,0 +1,270 @@
+"""The keys, as one request sees them: within a transaction, or without one.
+
+The rule: nothing is answered that is not accounted for. An answer depends on what it has found staged
+(P3). An isolated transaction conflicts with every later write to what it has looked up beyond its own
+writes (P6). What it keeps is bounded (P8).
+"""
+
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+from kvactor.core import records
+from kvactor.core.conflicts import ConflictIndex
+from kvactor.core.overlay import merge_ranges
+from kvactor.core.records import HIDDEN, MISSING, TOMBSTONE, Entry, Missing
+from kvactor.core.store import Store
+from kvactor.core.transaction import Kind, Transaction
+from kvactor.errors import (
+    InvalidKey,
+    RecordDamaged,
+    StorageFull,
+    TransactionTooLarge,
+    ValueTooLarge,
+    WritesStalled,
+)
+from kvactor.settings import Settings
+
+#: While a memtable is being folded, writes stall once this many times `memtable_size` wait behind it.
+MAX_MEMTABLES = 4
+
+Change = tuple[bytes, bytes | None]
+
+
+class Context(msgspec.Struct, gc=False):
+    """What belongs to one message.
+
+    `now` is the time at which it is judged, in milliseconds since the epoch. `depends_on` is the newest
+    revision that its answer depends on; 0: none. `max_result_size` bounds what one range returns, in
+    bytes.
+    """
+
+    now: int
+    depends_on: int = 0
+    max_result_size: int = 0
+
+    def depend_on(self, revision: int) -> None:
+        """Note that the answer depends on `revision`."""
+        self.depends_on = max(self.depends_on, revision)
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Keys of a range, in order, with their records; `more` says that a bound cut it short."""
+
+    items: list[tuple[bytes, bytes]]
+    more: bool
+
+
+class Keyspace:
+    """The keys of `store`. Isolated transactions that read them are in `conflicts`."""
+
+    def __init__(
+        self, store: Store, conflicts: ConflictIndex[Transaction], settings: Settings, free_space: int
+    ) -> None:
+        self._store = store
+        self._conflicts = conflicts
+        self.settings = settings
+        #: bytes that can be written, as of the last tick
+        self.free_space = free_space
+
+    # -- reading --
+
+    def read(self, context: Context, transaction: Transaction | None, key: bytes) -> bytes | Missing:
+        """Return the record of a key; without a transaction, the durable one.
+
+        Raises `RecordDamaged` and `TransactionTooLarge`.
+        """
+        store = self._store
+        if transaction is None:
+            context.now = min(context.now, store.horizon)
+            return store.durable.get(key, context.now)
+        entry = transaction.get(key)
+        if entry is TOMBSTONE:
+            return MISSING
+        if entry is not MISSING:
+            return MISSING if records.expiry_of(entry) <= context.now else entry
+        isolated = transaction.kind is Kind.ISOLATED
+        if isolated:
+            self._check_size(transaction, len(key))
+            # Before the lookup: a transaction has seen that a record is damaged, too.
+            self._conflicts.saw_key(transaction, key)
+        try:
+            record = self._read_staged(context, key)
+        finally:
+            transaction.depend_on(context.depends_on)
+        if isolated and record is not MISSING:
+            transaction.reads.saw_record(record)
+        return record
+
+    def _read_staged(self, context: Context, key: bytes) -> bytes | Missing:
+        store = self._store
+        context.depend_on(store.depends_on(key))
+        record = store.staged.find(key)
+        if record is MISSING:
+            return MISSING
+        expires_at = records.expiry_of(record)
+        if expires_at > context.now:
+            return record
+        self._depend_on_expiry(context, expires_at)
+        return MISSING
+
+    def _depend_on_expiry(self, context: Context, expires_at: int) -> None:
+        # Readers of the durable state still see the key until all that is staged is durable.
+        if expires_at > self._store.horizon:
+            context.depend_on(self._store.head)
+
+    def exists(self, context: Context, transaction: Transaction | None, key: bytes) -> bool:
+        """Is there a record that a write of `key` would replace? A damaged one counts.
+
+        Without a transaction, a staged one counts, too: a write is decided on it.
+        """
+        try:
+            if transaction is None:
+                return self._read_staged(context, key) is not MISSING
+            return self.read(context, transaction, key) is not MISSING
+        except RecordDamaged:
+            return True
+
+    def scan(
+        self,
+        context: Context,
+        transaction: Transaction | None,
+        start: bytes,
+        end: bytes | None,
+        limit: int,
+        *,
+        room: int,
+        reverse: bool = False,
+        values: bool = True,
+    ) -> Page:
+        """Return the records from `start` up to but not including `end` (None: to the last key).
+
+        They are at most `limit`, and about `room` bytes. Raises as `read`.
+        """
+        store = self._store
+        # Hidden keys come behind all others.
+        end = HIDDEN if end is None else min(end, HIDDEN)
+        if transaction is None:
+            context.now = min(context.now, store.horizon)
+            sources = store.durable.ranges(start, end, reverse)
+        else:
+            sources = transaction.ranges(start, end, reverse) + store.staged.ranges(start, end, reverse)
+        items: list[tuple[bytes, bytes]] = []
+        more, lapsed = False, 0
+        for key, entry in merge_ranges(sources, reverse):
+            if entry is TOMBSTONE:
+                continue
+            expires_at = records.expiry_of(entry)
+            if expires_at <= context.now:
+                lapsed = max(lapsed, expires_at)
+                continue
+            record = entry if values else records.without_value(entry)
+            room -= len(key) + len(record)
+            if len(items) == limit or (room < 0 and items):
+                more = True
+                break
+            items.append((key, record))
+        if more:
+            # The page says nothing of what lies beyond its last item, so nothing was read there.
+            last = items[-1][0]
+            start, end = (last, end) if reverse else (start, last + b"\0")
+        if transaction is not None:
+            context.depend_on(store.depends_on_range(start, end))
+            self._depend_on_expiry(context, lapsed)
+            transaction.depend_on(context.depends_on)
+            if transaction.kind is Kind.ISOLATED:
+                self._check_size(transaction, len(start) + len(end))
+                self._conflicts.saw_range(transaction, start, end)
+                for key, record in items:
+                    if transaction.get(key) is MISSING:
+                        transaction.reads.saw_record(record)
+        return Page(items, more)
+
+    # -- writing --
+
+    def write(
+        self, context: Context, transaction: Transaction | None, key: bytes, entry: Entry
+    ) -> bool:
+        """Write a draft or a TOMBSTONE: into a transaction, or, without one, as a revision of its own.
+
+        Without a transaction, return whether the key is new. Raises `StorageFull`, `WritesStalled` and
+        `TransactionTooLarge`.
+        """
+        self.check_writable()
+        if transaction is not None:
+            self._check_size(transaction, len(key) + (0 if entry is TOMBSTONE else len(entry)))
+            transaction.put(key, entry)
+            return False
+        changed = self.stage(context, ((key, entry),))
+        record = changed[0][1] if changed else None
+        return record is not None and records.created_of(record) == self._store.head
+
+    def commit(self, context: Context, transaction: Transaction) -> int:
+        """Commit the topmost level of a transaction; return the revision that it made, 0 if none."""
+        changes = transaction.commit()
+        # Its own writes are no conflict for it. Only the outermost level is staged.
+        if changes is not None:
+            self._conflicts.forget(transaction)
+        return self._store.head if changes and self.stage(context, changes.items()) else 0
+
+    def stage(self, context: Context, changes: Collection[tuple[bytes, Entry]]) -> list[Change]:
+        """Stage changes as one revision, and return what they really change.
+
+        Transactions that have read any of it conflict.
+        """
+        changed = self._store.stage(changes, context.now)
+        if changed:
+            context.depends_on = self._store.head
+            if self._conflicts:
+                self._invalidate_readers((key for key, _ in changed), self._store.head)
+        else:
+            # A deletion that finds nothing depends on the deletion before it.
+            for key, _ in changes:
+                context.depend_on(self._store.depends_on(key))
+        return changed
+
+    def _invalidate_readers(self, keys: Iterable[bytes], revision: int) -> None:
+        for key in keys:
+            for reader in self._conflicts.readers_of(key):
+                self._conflicts.forget(reader)
+                reader.conflict(revision)
+
+    # -- limits --
+
+    def check_key(self, key: bytes) -> None:
+        """Raise `InvalidKey` unless a key has 1 to `max_key_size` bytes."""
+        if not 0 < len(key) <= self.settings.max_key_size:
+            raise InvalidKey(
+                f"A key has 1 to {self.settings.max_key_size} bytes in UTF-8, not {len(key)}."
+            )
+
+    def check_value(self, value: bytes) -> None:
+        """Raise `ValueTooLarge` if a value has more than `max_value_size` bytes."""
+        if len(value) > self.settings.max_value_size:
+            raise ValueTooLarge(f"A value has at most {self.settings.max_value_size} bytes.")
+
+    @property
+    def stalled(self) -> bool:
+        """Do writes stall, because folds do not keep up with them?"""
+        bound = MAX_MEMTABLES * self.settings.memtable_size
+        return self._store.folding and self._store.unfolded >= bound
+
+    def check_writable(self) -> None:
+        """Raise `StorageFull` if too little space is free, and `WritesStalled` while writes stall."""
+        if self.free_space < self.settings.min_free_space:
+            raise StorageFull(
+                f"Only {self.free_space} bytes are free where the data is, under the floor of "
+                f"{self.settings.min_free_space}. Writes are refused until there is more; reads go on."
+            )
+        if self.stalled:
+            raise WritesStalled(
+                f"{self._store.unfolded} bytes of changes wait to be folded into the tree, and at most "
+                f"{MAX_MEMTABLES} times memtable_size may. Nothing was done; try again later."
+            )
+
+    def _check_size(self, transaction: Transaction, more: int) -> None:
+        if transaction.size + more > self.settings.max_transaction_size:
+            raise TransactionTooLarge(
+                f"A transaction holds at most {self.settings.max_transaction_size} bytes of "
+                "writes and reads."
+            )

@@ -1,0 +1,214 @@
+"""A transaction: a stack of overlays, a state, and the revision that it depends on.
+
+The rule: `TRANSITIONS` says what may happen to a transaction in which state. Everything else is
+refused before it has an effect.
+"""
+
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import Final
+
+from kvactor.core.conflicts import ReadSet
+from kvactor.core.overlay import Items, Overlay
+from kvactor.core.records import MISSING, NEVER, Entry, Missing
+from kvactor.errors import KvactorError, TransactionConflict, TransactionNotFound
+
+
+class Kind(Enum):
+    """The three kinds of transactions."""
+
+    #: of one request that names no transaction; it ends with the request
+    AUTOCOMMIT = auto()
+    #: the one of the simple routes; it has no read set
+    SHARED = auto()
+    #: has an id and a read set
+    ISOLATED = auto()
+
+
+class State(Enum):
+    """The states of a transaction."""
+
+    OPEN = "open"
+    #: it has read something that a later write has changed
+    CONFLICTED = "conflicted"
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled back"
+    #: it was idle for too long, and rolled back for that
+    EXPIRED = "expired"
+
+
+class Event(Enum):
+    """What can happen to a transaction. Begin, release and rollback-to concern an inner level."""
+
+    USE = auto()
+    BEGIN = auto()
+    RELEASE = auto()
+    ROLLBACK_TO = auto()
+    COMMIT = auto()
+    ROLLBACK = auto()
+    CONFLICT = auto()
+    EXPIRE = auto()
+
+
+#: The legal transitions.
+TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
+    State.OPEN: {
+        Event.USE: State.OPEN,
+        Event.BEGIN: State.OPEN,
+        Event.RELEASE: State.OPEN,
+        Event.ROLLBACK_TO: State.OPEN,
+        Event.COMMIT: State.COMMITTED,
+        Event.ROLLBACK: State.ROLLED_BACK,
+        Event.CONFLICT: State.CONFLICTED,
+        Event.EXPIRE: State.EXPIRED,
+    },
+    State.CONFLICTED: {
+        Event.ROLLBACK: State.ROLLED_BACK,
+        Event.CONFLICT: State.CONFLICTED,
+        Event.EXPIRE: State.EXPIRED,
+    },
+    # A client that lost the answer may repeat its commit.
+    State.COMMITTED: {Event.COMMIT: State.COMMITTED},
+    State.ROLLED_BACK: {},
+    State.EXPIRED: {},
+}
+
+
+class Transaction:
+    """A stack of overlays with an idle time limit. Times are milliseconds since the epoch.
+
+    `idle_timeout` is in milliseconds; NEVER is no limit.
+    """
+
+    __slots__ = (
+        "depends_on",
+        "id",
+        "idle_timeout",
+        "kind",
+        "last_used",
+        "opened_at",
+        "overlays",
+        "reads",
+        "state",
+        "warned",
+    )
+
+    def __init__(self, kind: Kind, now: int, idle_timeout: int = NEVER, id_: str | None = None) -> None:
+        self.kind = kind
+        #: None unless it is isolated
+        self.id = id_
+        self.state = State.OPEN
+        self.opened_at = self.last_used = now
+        self.idle_timeout = idle_timeout
+        self.overlays = [Overlay()]
+        self.reads = ReadSet()
+        #: the newest revision, perhaps only staged, that anything which it was told depends on
+        self.depends_on = 0
+        #: whether the log has a warning that it stays open
+        self.warned = False
+
+    @property
+    def depth(self) -> int:
+        """How many levels are open; 0: it has ended."""
+        return len(self.overlays)
+
+    @property
+    def size(self) -> int:
+        """Bytes held by writes and reads, with overhead."""
+        size = self.reads.size
+        for overlay in self.overlays:
+            size += overlay.size
+        return size
+
+    @property
+    def expires_at(self) -> int:
+        """When it will have been idle for too long."""
+        return min(self.last_used + self.idle_timeout, NEVER)
+
+    def move(self, event: Event) -> None:
+        """Take the transition of `event`.
+
+        Raises `TransactionConflict` or `TransactionNotFound` if the table has none.
+        """
+        state = TRANSITIONS[self.state].get(event)
+        if state is None:
+            raise refusal(self.state, self.depends_on)
+        self.state = state
+
+    # -- what it reads and writes --
+
+    def get(self, key: bytes) -> Entry | Missing:
+        """Return the entry of the topmost overlay that has one; MISSING: the store has to be asked."""
+        for overlay in reversed(self.overlays):
+            entry = overlay.get(key, MISSING)
+            if entry is not MISSING:
+                return entry
+        return MISSING
+
+    def ranges(self, start: bytes, end: bytes | None, reverse: bool) -> list[Items]:
+        """Return the range of every overlay, the topmost first."""
+        return [overlay.range(start, end, reverse) for overlay in reversed(self.overlays)]
+
+    def put(self, key: bytes, entry: Entry) -> None:
+        """Write a draft or a TOMBSTONE."""
+        self.overlays[-1].put(key, entry)
+
+    def depend_on(self, revision: int) -> None:
+        """Note that something it was told depends on `revision`."""
+        self.depends_on = max(self.depends_on, revision)
+
+    # -- levels --
+
+    def begin(self) -> None:
+        """Open an inner level."""
+        self.move(Event.BEGIN)
+        self.overlays.append(Overlay())
+
+    def rollback(self) -> None:
+        """Drop the topmost level; its reads stay in the read set."""
+        self.move(Event.ROLLBACK_TO if self.depth > 1 else Event.ROLLBACK)
+        self.overlays.pop()
+
+    def rollback_all(self) -> None:
+        """Drop every level."""
+        self.move(Event.ROLLBACK)
+        self.overlays.clear()
+
+    def commit(self) -> Overlay | None:
+        """Merge the topmost level into the one below; return the outermost: the store takes it.
+
+        Repeated, it changes nothing.
+        """
+        self.move(Event.RELEASE if self.depth > 1 else Event.COMMIT)
+        if not self.overlays:
+            return None
+        top = self.overlays.pop()
+        if not self.overlays:
+            return top
+        self.overlays[-1].merge(top)
+        return None
+
+    def conflict(self, revision: int) -> None:
+        """Note that `revision` has changed something it has read, and drop what it wrote."""
+        self.move(Event.CONFLICT)
+        self.depend_on(revision)
+        self.overlays = [Overlay() for _ in self.overlays]
+
+    def expire(self) -> None:
+        """Drop every level, because it was idle for too long."""
+        self.move(Event.EXPIRE)
+        self.overlays.clear()
+
+
+def refusal(state: State, depends_on: int) -> KvactorError:
+    """Return the error that a request for a transaction in `state` gets."""
+    if state is not State.CONFLICTED:
+        return TransactionNotFound(
+            "There is no such transaction: it has ended, was idle for too long, or never was."
+        )
+    error = TransactionConflict(
+        "Something that this transaction has read was changed by someone else. Start it "
+        "again from the beginning."
+    )
+    error.depends_on = depends_on
+    return error

@@ -1,0 +1,238 @@
+"""The dispatcher: the one adapter between aiohttp's requests and the endpoints.
+
+In this order: guard, body, parse, ask, encode, budget, count, send. The rule: every request gets one
+response and is counted once, and its lease of the in-flight budget is released when the response is
+sent, when the request fails, or when the connection is lost. Everything runs in the request's own
+coroutine: an encoder's mistake is a 500, and nothing to the owner.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from typing import TypeVar
+
+from aiohttp import web
+
+from kvactor.actor import StoreActor
+from kvactor.core.messages import Answer, Message
+from kvactor.errors import KvactorError, RecordDamaged
+from kvactor.web.body_reader import BodyReader
+from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
+from kvactor.web.guard import RequestGuard
+from kvactor.web.http import CONTENT_TYPE, NO_HEADERS, REVISION, TIME, NoRoute, Request, Response
+from kvactor.web.limits import CHUNK_SIZE, SMALL, Deadlines, InFlightBudget, Lease
+from kvactor.web.routes import Endpoint, Handler, Route
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+#: Methods that only read: nothing was done if their responses are refused.
+_READS = ("GET", "HEAD")
+
+Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def to_aiohttp(response: Response, time: int) -> web.Response:
+    """Return a response as aiohttp sends it, judged at `time`; 0: the owner was not asked."""
+    headers: dict[str, str] = {CONTENT_TYPE: response.content_type, REVISION: str(response.revision)}
+    if time:
+        headers[TIME] = str(time)
+    if response.headers is not NO_HEADERS:
+        headers.update(response.headers)
+    return web.Response(body=response.body, status=response.status, headers=headers)
+
+
+async def _send(source: web.Request, response: Response, time: int) -> web.Response:
+    """Send a response, and return it when its client has it, or is gone: aiohttp, which it is returned
+    to, does not send it again.
+    """
+    sent = to_aiohttp(response, time)
+    with suppress(ConnectionError):  # aiohttp meets it again, and ends the connection
+        await sent.prepare(source)
+        await sent.write_eof()
+    return sent
+
+
+class _Stream:
+    """See `Stream`. It holds budget only for what its client has not taken yet."""
+
+    def __init__(
+        self, request: web.Request, response: web.StreamResponse, deadlines: Deadlines, lease: Lease
+    ) -> None:
+        self._request = request
+        self._response = response
+        self._deadlines = deadlines
+        self._lease = lease
+
+    async def write(self, data: bytes) -> None:
+        """See `Stream`."""
+        if len(data) > SMALL:
+            self._lease.acquire(len(data))
+        try:
+            async with self._deadlines.limit(None):
+                for start in range(0, len(data), CHUNK_SIZE):
+                    await self._response.write(data[start : start + CHUNK_SIZE])
+        finally:
+            self._lease.release()
+
+    def abort(self) -> None:
+        """See `Stream`."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+
+class _Exchange:
+    """See `Exchange`."""
+
+    def __init__(self, dispatcher: "Dispatcher", request: Request, source: web.Request) -> None:
+        self.request = request
+        self._dispatcher = dispatcher
+        self._source = source
+        #: what aiohttp knows of the stream
+        self.streamed = web.StreamResponse()
+
+    def ask(self, message: Message[R]) -> Awaitable[Answer[R]]:
+        """See `Exchange`."""
+        return self._dispatcher.ask(self.request, message)
+
+    async def stream(self, headers: Mapping[str, str]) -> _Stream:
+        """See `Exchange`."""
+        self.streamed.headers.update(headers)
+        await self.streamed.prepare(self._source)
+        dispatcher = self._dispatcher
+        return _Stream(self._source, self.streamed, dispatcher.deadlines, Lease(dispatcher.budget))
+
+
+class Dispatcher:
+    """Makes, of each route's endpoint or handler, what aiohttp calls.
+
+    It is no middleware: those would cost every request two more coroutines.
+    """
+
+    def __init__(
+        self,
+        actor: StoreActor,
+        guard: RequestGuard,
+        bodies: BodyReader,
+        budget: InFlightBudget,
+        deadlines: Deadlines,
+    ) -> None:
+        self._actor = actor
+        self._clock = actor.metrics.clock
+        self._guard = guard
+        self._bodies = bodies
+        self.budget = budget
+        self.deadlines = deadlines
+
+    def ask(self, request: Request, message: Message[R]) -> Awaitable[Answer[R]]:
+        """Ask the owner what a request asks for. Every message passes here, between parse and encode:
+        this is the place to check the request's right to it.
+        """
+        return self._actor.ask(message)
+
+    def serve(self, route: Route) -> Serve:
+        """Return what serves a route. Its body is read if the route has one."""
+        endpoint = route.endpoint
+        if not isinstance(endpoint, Endpoint):
+            return self.serve_handler(endpoint, route.method, route.name)
+        check, ask, budget = self._guard.check, self.ask, self.budget
+        clock, count = self._clock, self._actor.metrics.counter(route.method, route.name)
+        arrived, read, body = self._bodies.arrived, self._bodies.read, route.body is not None
+        parse, encode, large = endpoint.parse, endpoint.encode, endpoint.large
+        method, refuse = route.method, route.method in _READS
+
+        async def dispatch(source: web.Request) -> web.StreamResponse:
+            began = clock()
+            lease = Lease(budget)
+            try:
+                try:
+                    target, headers = source.raw_path, source.headers
+                    check(source.version, target, headers)
+                    content = b""
+                    if body:
+                        whole = arrived(source, lease)
+                        content = await read(source, lease) if whole is None else whole
+                    request = Request(method, target, headers, content, source.match_info)
+                    message = parse(request)
+                    if large:
+                        lease.check(SMALL)
+                    answer = await ask(request, message)
+                    time = answer.time
+                    try:
+                        response = encode(request, message, answer)
+                    except KvactorError as error:
+                        error.revision, error.time = answer.revision, time
+                        raise
+                    if len(response.body) > SMALL:
+                        lease.acquire(len(response.body), refuse=refuse)
+                except Exception as error:  # noqa: BLE001 -- logged there, unless it is an outcome
+                    response = self._error(source, error, endpoint.explain)
+                    time = response.time
+                count(response.status, clock() - began)
+                return await _send(source, response, time) if lease.size else to_aiohttp(response, time)
+            finally:
+                if lease.size:
+                    lease.release()
+
+        return dispatch
+
+    def serve_handler(self, handler: Handler, method: str, name: str) -> Serve:
+        """Return what serves a handler, whose responses are counted under a method and a name."""
+        check, clock = self._guard.check, self._clock
+        count, refuse = self._actor.metrics.counter(method, name), method in _READS
+
+        async def dispatch(source: web.Request) -> web.StreamResponse:
+            began = clock()
+            lease = Lease(self.budget)
+            try:
+                try:
+                    check(source.version, source.raw_path, source.headers)
+                    request = Request(
+                        source.method, source.raw_path, source.headers, b"", source.match_info
+                    )
+                    exchange = _Exchange(self, request, source)
+                    response = await handler(exchange)
+                    if response is None:
+                        count(exchange.streamed.status, clock() - began)
+                        return exchange.streamed
+                    if len(response.body) > SMALL:
+                        lease.acquire(len(response.body), refuse=refuse)
+                except Exception as error:  # noqa: BLE001 -- logged there, unless it is an outcome
+                    response = self._error(source, error, None)
+                count(response.status, clock() - began)
+                time = response.time
+                return await _send(source, response, time) if lease.size else to_aiohttp(response, time)
+            finally:
+                if lease.size:
+                    lease.release()
+
+        return dispatch
+
+    def _error(
+        self,
+        source: web.Request,
+        error: Exception,
+        explain: Callable[[KvactorError], KvactorError] | None,
+    ) -> Response:
+        """Return the response that tells what was raised."""
+        revision = self._actor.revision
+        if isinstance(error, KvactorError):
+            if isinstance(error, RecordDamaged):
+                log.warning("%s Restore it from a backup, or write it anew.", error)
+            if explain is not None:
+                revision = revision if error.revision is None else error.revision
+                error = explain(error)
+            self._actor.metrics.errors[error.code] += 1
+            return error_response(source.path, error, revision)
+        if isinstance(error, NoRoute):
+            status, code = error.status, error.status.name.lower()
+            detail = f"{source.method} {source.path}: {status.phrase}"
+            return status_response(source.path, revision, status, code, detail, allow=error.allow)
+        log.error(
+            "%s %s failed by a fault of the server's", source.method, source.raw_path, exc_info=error
+        )
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+        detail = "The server has made a mistake; its log says more."
+        return status_response(source.path, revision, status, INTERNAL_ERROR, detail)

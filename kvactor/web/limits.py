@@ -1,0 +1,126 @@
+"""Bounds on what requests use together: time, memory, followers of the feed.
+
+The rule: whatever takes something gives it back in a `finally`, and it is an object of its own that
+says what was taken.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import msgspec
+
+from kvactor.errors import Overloaded, TooManySubscribers
+
+#: Bytes of a body or a response up to which it does not count against the budget.
+SMALL = 64 * 1024
+
+#: Bytes that a client has to take within `write_timeout`, unless it takes all; streams are written in
+#: chunks of this size.
+CHUNK_SIZE = 64 * 1024
+
+
+class Deadlines:
+    """Waits that have a limit, and that end when the server stops."""
+
+    def __init__(self) -> None:
+        # In the order in which they began: they end in the same order each time (P9).
+        self._waits: dict[asyncio.Timeout, None] = {}
+        self.stopping = False
+
+    @asynccontextmanager
+    async def limit(self, seconds: float | None) -> AsyncIterator[None]:
+        """Raise `TimeoutError` after so many seconds (None: never), or when the server stops."""
+        async with asyncio.timeout(0 if self.stopping else seconds) as wait:
+            self._waits[wait] = None
+            try:
+                yield
+            finally:
+                del self._waits[wait]
+
+    def stop(self) -> None:
+        """End all waits, and those that would begin."""
+        self.stopping = True
+        for wait in self._waits:
+            if not wait.expired():
+                wait.reschedule(0)
+
+
+class InFlightBudget:
+    """Bytes of large bodies and responses that may be under way at a time.
+
+    A request that has any holds a `Lease` of its own, until its response is sent. Bodies and responses
+    of at most `SMALL` bytes need none: the number of connections bounds those.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._used = 0
+
+    @property
+    def used(self) -> int:
+        """Bytes that are held."""
+        return self._used
+
+    def share(self, maximum: int) -> int:
+        """Return how many bytes a page should have: `maximum`, or half of what is left. Never less than
+        `SMALL`, so that a client that pages through gets to the end.
+        """
+        return min(maximum, max((self._size - self._used) // 2, SMALL)) if self._used else maximum
+
+    def check(self, size: int, held: int) -> None:
+        """Raise `Overloaded` if `size` bytes are not left, and others hold some beside `held`: a
+        request that is alone is never refused.
+        """
+        if size > self._size - self._used and self._used > held:
+            raise Overloaded(
+                f"Requests and answers of {self._used} bytes are under way already. Try again later."
+            )
+
+    def move(self, size: int) -> None:
+        """Count bytes that a lease takes, or, negative, gives back."""
+        self._used += size
+
+
+class Lease(msgspec.Struct, gc=False, eq=False):
+    """Bytes of the budget that one request holds."""
+
+    budget: InFlightBudget
+    size: int = 0
+
+    def check(self, size: int) -> None:
+        """Raise `Overloaded` if so many more bytes are not left."""
+        self.budget.check(size, self.size)
+
+    def acquire(self, size: int, *, refuse: bool = True) -> None:
+        """Hold so many more bytes. Raises `Overloaded` if they are not left, if it may `refuse`."""
+        if refuse:
+            self.budget.check(size, self.size)
+        self.size += size
+        self.budget.move(size)
+
+    def release(self) -> None:
+        """Give back all that is held."""
+        self.budget.move(-self.size)
+        self.size = 0
+
+
+class SubscriberLimit:
+    """The number of requests that follow the changes."""
+
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
+        self.count = 0
+
+    @contextmanager
+    def subscribed(self) -> Iterator[None]:
+        """Count a request while it follows. Raises `TooManySubscribers`."""
+        if self.count >= self._maximum:
+            raise TooManySubscribers(
+                f"{self._maximum} requests follow the changes already. Try again later."
+            )
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1

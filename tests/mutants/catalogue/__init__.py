@@ -1,0 +1,19 @@
+"""All mutants, as data: a file for each promise (P3 has two), in the order of the promises."""
+
+from typing import Final
+
+from tests.mutants.catalogue import p1, p2, p3, p3_storage, p4, p5, p6, p7, p8, p9, p10
+
+MUTANTS: Final = (
+    *p1.MUTANTS,
+    *p2.MUTANTS,
+    *p3.MUTANTS,
+    *p3_storage.MUTANTS,
+    *p4.MUTANTS,
+    *p5.MUTANTS,
+    *p6.MUTANTS,
+    *p7.MUTANTS,
+    *p8.MUTANTS,
+    *p9.MUTANTS,
+    *p10.MUTANTS,
+)

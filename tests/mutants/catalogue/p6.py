@@ -1,0 +1,251 @@
+"""The mutants that break P6: isolated transactions are strictly serializable, ranges included."""
+
+from typing import Final
+
+from tests.mutants.catalogue.killers import HOT_STRESS, SIMULATION, STRESS
+from tests.mutants.edits import Edit
+from tests.mutants.mutant import Mutant
+
+MUTANTS: Final = (
+    Mutant(
+        "p6-a-deletion-does-not-count-as-a-read",
+        "A transaction learns from a deletion whether the key exists. That does not count as a read.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.exists",
+                find="return self.read(context, transaction, key) is not MISSING",
+                replace="""
+                    entry = transaction.get(key)
+                    if entry is MISSING:
+                        return self._read_staged(context, key) is not MISSING
+                    return entry is not TOMBSTONE
+""",
+            ),
+        ),
+        killed_by=(HOT_STRESS, STRESS),
+    ),
+    Mutant(
+        "p6-a-range-excludes-its-first-key",
+        "The first key of a range does not count as part of it. A phantom can appear at its edge.",
+        edits=(
+            Edit(
+                "kvactor/core/intervals.py",
+                "stab",
+                find="node.start <= key",
+                replace="node.start < key",
+            ),
+        ),
+        killed_by=(HOT_STRESS,),
+    ),
+    Mutant(
+        "p6-a-reverse-page-records-the-wrong-half",
+        "A reverse page that is cut short counts as read from its start to its last key, as a forward "
+        "one does. The half that it shows is not recorded.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.scan",
+                find='(last, end) if reverse else (start, last + b"\\0")',
+                replace='(start, last + b"\\0")',
+            ),
+        ),
+        killed_by=(
+            "tests/core/test_owner.py::test_a_page_that_was_cut_short_says_nothing_of_what_lies_beyond",
+        ),
+    ),
+    Mutant(
+        "p6-a-scan-ignores-expiry",
+        "A scan shows a record that expires later, and does not note that. The transaction goes on "
+        "with the expired record.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.scan",
+                find="""
+                    for key, record in items:
+                        if transaction.get(key) is MISSING:
+                            transaction.reads.saw_record(record)
+""",
+                replace="",
+            ),
+        ),
+        killed_by=(
+            "tests/core/test_owner.py::test_a_transaction_that_saw_a_record_conflicts_once_that_has_expired",
+        ),
+    ),
+    Mutant(
+        "p6-an-inner-rollback-forgets-reads",
+        "An inner rollback forgets what the transaction has read, as if that were undone, too.",
+        edits=(
+            Edit(
+                "kvactor/core/transaction_manager.py",
+                "TransactionManager.rollback",
+                find="transaction.rollback()",
+                replace="""
+                    transaction.rollback()
+                    self._conflicts.forget(transaction)
+""",
+            ),
+        ),
+        killed_by=("tests/core/test_owner.py::test_an_inner_rollback_keeps_what_was_read", SIMULATION),
+    ),
+    Mutant(
+        "p6-expiry-is-no-conflict",
+        "A transaction goes on with a record that it has read and that has expired since.",
+        edits=(
+            Edit(
+                "kvactor/core/transaction_manager.py",
+                "TransactionManager._find",
+                find="""
+                    if context.now >= transaction.reads.valid_until:
+                        self._conflicts.forget(transaction)
+                        transaction.conflict(0)
+""",
+                replace="",
+            ),
+        ),
+        killed_by=(
+            "tests/core/test_owner.py::test_a_transaction_that_saw_a_record_conflicts_once_that_has_expired",
+        ),
+    ),
+    Mutant(
+        "p6-missing-keys-do-not-count-as-read",
+        "A transaction finds that a key is missing, and that is not recorded as a read. Two "
+        "transactions can both create the key.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.read",
+                find="self._conflicts.saw_key(transaction, key)",
+                replace="pass",
+            ),
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.read",
+                find="transaction.reads.saw_record(record)",
+                replace="""
+                    self._conflicts.saw_key(transaction, key)
+                    transaction.reads.saw_record(record)
+""",
+            ),
+        ),
+        killed_by=(HOT_STRESS,),
+    ),
+    Mutant(
+        "p6-only-a-commit-tells-of-a-conflict",
+        "Only the commit tells of a conflict. Until then, a live transaction sees two states mixed.",
+        edits=(
+            Edit(
+                "kvactor/core/transaction_manager.py",
+                "TransactionManager.use",
+                find="""
+                    if transaction is not None:
+                        transaction.move(Event.USE)
+""",
+                replace="",
+            ),
+            Edit(
+                "kvactor/core/transaction.py",
+                "Transaction.begin",
+                find="self.move(Event.BEGIN)",
+                replace="",
+            ),
+        ),
+        killed_by=(
+            "tests/core/test_owner.py::test_a_conflicted_transaction_refuses_all_but_its_end",
+            SIMULATION,
+        ),
+    ),
+    Mutant(
+        "p6-only-one-increment-of-a-flush-counts",
+        "An increment adds to the durable value and takes that for the newest one. Of several "
+        "increments in one flush, only one counts.",
+        edits=(
+            Edit(
+                "kvactor/core/operations.py",
+                "Increment.run",
+                find="record = keys.read(context, transaction, self.key)",
+                replace="""
+                    record = keys.read(context, transaction, self.key)
+                    if self.key not in transaction.overlays[-1]:
+                        record = keys.read(context, None, self.key)
+""",
+            ),
+        ),
+        killed_by=(
+            (
+                "tests/process/test_counters.py::"
+                "test_a_counter_that_many_increment_at_once_misses_and_doubles_none"
+            ),
+        ),
+    ),
+    Mutant(
+        "p6-phantoms-are-let-through",
+        "A scan records the keys that it finds as read, but not the range. Nobody notices a key that "
+        "appears in the range later.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.scan",
+                find="self._conflicts.saw_range(transaction, start, end)",
+                replace="""
+                    for key, _ in items:
+                        self._conflicts.saw_key(transaction, key)
+""",
+            ),
+        ),
+        killed_by=(STRESS,),
+    ),
+    Mutant(
+        "p6-stale-reads-while-folding",
+        "While a memtable is being folded, reads ask it before the newer one. They may return an "
+        "overwritten value.",
+        edits=(
+            Edit(
+                "kvactor/core/store.py",
+                "Store._look",
+                find="(self._memtable, self._frozen)",
+                replace="(self._frozen, self._memtable)",
+            ),
+        ),
+        killed_by=(
+            "tests/core/test_owner.py::test_what_is_overwritten_while_it_is_folded_is_read_anew",
+        ),
+    ),
+    Mutant(
+        "p6-transactions-do-not-see-what-is-staged",
+        "An isolated transaction reads what is durable. It overwrites a write that is staged before "
+        "its read and flushed after it, without seeing it.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace._read_staged",
+                find="store.staged",
+                replace="store.durable",
+            ),
+        ),
+        killed_by=(HOT_STRESS, SIMULATION),
+    ),
+    Mutant(
+        "p6-write-skew",
+        "Only readers of a key that also write it are doomed. Two transactions that each write what "
+        "the other has read both commit.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace._invalidate_readers",
+                find="""
+                    self._conflicts.forget(reader)
+                    reader.conflict(revision)
+""",
+                replace="""
+                    if reader.depth > 1 or key in reader.overlays[0]:
+                        self._conflicts.forget(reader)
+                        reader.conflict(revision)
+""",
+            ),
+        ),
+        killed_by=(STRESS,),
+    ),
+)

@@ -1,0 +1,157 @@
+"""The mutants that break P8: everything is bounded; each limit is a setting."""
+
+from typing import Final
+
+from tests.mutants.edits import Edit
+from tests.mutants.mutant import Mutant
+
+MUTANTS: Final = (
+    Mutant(
+        "p8-a-restart-forgets-expiry",
+        "Recovery does not note when the records in the journal expire. Readers do not see them, but "
+        "they are never removed.",
+        edits=(
+            Edit(
+                "kvactor/core/store.py",
+                "Store.recover",
+                find="""
+                    if record is not None and expiry_of(record) != NEVER:
+                        heapq.heappush(self._memtable.expiring, (expiry_of(record), key))
+                """,
+                replace="",
+            ),
+        ),
+        killed_by=("tests/core/test_owner.py",),
+    ),
+    Mutant(
+        "p8-bodies-have-no-time-limit",
+        "A body has no time limit, because the keep-alive timeout seems to set one.",
+        edits=(
+            Edit(
+                "kvactor/web/body_reader.py",
+                "BodyReader.read",
+                find="self._deadlines.limit(self._timeout)",
+                replace="self._deadlines.limit(None)",
+            ),
+        ),
+        killed_by=("tests/web/test_errors.py::test_a_body_that_does_not_arrive_in_time_gets_408",),
+    ),
+    Mutant(
+        "p8-ended-transactions-are-kept-for-ever",
+        "The outcomes of ended transactions are never forgotten.",
+        edits=(
+            Edit(
+                "kvactor/core/transaction_manager.py",
+                "TransactionManager._close",
+                find="""
+                    if len(self._ended) > self._settings.remembered_transactions:
+                        self._ended.popitem(last=False)
+""",
+                replace="",
+            ),
+        ),
+        killed_by=(
+            (
+                "tests/core/test_owner.py::"
+                "test_a_repeated_commit_gets_the_same_answer_and_waits_for_the_same_flush"
+            ),
+        ),
+    ),
+    Mutant(
+        "p8-held-answers-do-not-count",
+        "Answers that wait for a flush do not count as waiting. With a slow disk, there is no bound.",
+        edits=(
+            Edit(
+                "kvactor/actor.py",
+                "StoreActor._run",
+                find="self._room = self._settings.mailbox_size - len(owner.held)",
+                replace="",
+            ),
+        ),
+        killed_by=("tests/test_promises.py::test_p8_the_mailbox_is_bounded_and_recovers",),
+    ),
+    Mutant(
+        "p8-idle-transactions-are-not-swept",
+        "An idle transaction ends when somebody asks for it, but not by itself. Those of clients that "
+        "have gone away stay.",
+        edits=(
+            Edit(
+                "kvactor/core/owner.py",
+                "Owner._tick",
+                find="self._transactions.sweep(context.now)",
+                replace="",
+            ),
+        ),
+        killed_by=("tests/core/test_owner.py",),
+    ),
+    Mutant(
+        "p8-inner-commits-do-not-count",
+        "What an inner commit merges does not count. A transaction can hold any number of bytes.",
+        edits=(
+            Edit(
+                "kvactor/core/overlay.py",
+                "Overlay.merge",
+                find="""
+                    for key, entry in above.items():
+                        self.put(key, entry)
+""",
+                replace="self.update(above)",
+            ),
+        ),
+        killed_by=(
+            (
+                "tests/test_promises.py::"
+                "test_p8_what_inner_levels_have_committed_counts_among_a_transactions_bytes"
+            ),
+        ),
+    ),
+    Mutant(
+        "p8-long-polls-do-not-count",
+        "Only streams count as followers of the changes. Any number of requests can wait for the next "
+        "one.",
+        edits=(
+            Edit(
+                "kvactor/web/v1/changes.py",
+                "ChangeRoutes.changes",
+                find="""
+                    if asked.wait:
+                        with self._subscribers.subscribed():
+                            return await self._page(exchange, asked, since, prefix)
+""",
+                replace="",
+            ),
+        ),
+        killed_by=("tests/web/v1/test_changes.py",),
+    ),
+    Mutant(
+        "p8-reads-do-not-count",
+        "What a transaction has read does not count among its bytes.",
+        edits=(
+            Edit(
+                "kvactor/core/transaction.py", "Transaction.size", find="self.reads.size", replace="0"
+            ),
+        ),
+        killed_by=(
+            (
+                "tests/test_promises.py::"
+                "test_p8_keys_values_depth_number_and_size_of_transactions_are_bounded"
+            ),
+        ),
+    ),
+    Mutant(
+        "p8-the-journal-grows",
+        "The memtable is folded when it is full, but not when a few keys are overwritten often. The "
+        "journal is never trimmed.",
+        edits=(
+            Edit(
+                "kvactor/core/owner.py",
+                "Owner.drain",
+                find="store.memtable.size >= limit or store.memtable.grown >= limit * MAX_REWRITES",
+                replace="store.memtable.size >= limit",
+            ),
+        ),
+        killed_by=(
+            "tests/core/test_owner.py::test_the_journal_is_trimmed_though_one_key_is_all_that_is_written",
+        ),
+    ),
+)

@@ -95,12 +95,14 @@ async def test_p1_only_the_owners_coroutine_touches_its_objects_while_the_disk_i
         await actor.stop()
     storage.close()
     outside = callers.pop(ENTRANCE)
-    assert {thread for thread, _ in outside} - {threading.get_ident()}, "no other thread told anything"
+    assert {thread for thread, _ in outside} - {threading.get_ident()}, (
+        "no other thread posted anything"
+    )
     assert {thread for thread, _ in callers.pop(INSIDE)} == {threading.get_ident()}
     assert {kind.__name__ for kind in OWNED} == {name.split(".")[0] for name in callers}
     assert {"Executor.batch", "Store.apply", "Feed.publish", "Feed.history"} <= callers.keys()
     owner = {(threading.get_ident(), actor.done.get_name())}
-    assert {name: who for name, who in callers.items() if who != owner} == {}
+    assert {name: tasks for name, tasks in callers.items() if tasks != owner} == {}
 
 
 def running() -> str:

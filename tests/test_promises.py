@@ -445,7 +445,7 @@ def test_p9_replies_and_journal_do_not_depend_on_the_hashes_of_a_process(seed: s
     assert ended.stdout == f"{played()}\n"
 
 
-def test_p9_a_disk_gets_byte_for_byte_what_memory_gets(tmp_path: Path) -> None:
+def test_p9_a_disk_gets_byte_for_byte_the_rows_that_memory_gets(tmp_path: Path) -> None:
     memory = HeldJournal(holding=False)
     harness = OwnerHarness(memory)
     with open_directory(tmp_path, 1 << 30) as storage:

@@ -124,9 +124,10 @@ class Owner:
     @property
     def finished(self) -> bool:
         """Has it been told to stop, and is everything answered, flushed and folded?"""
+        if not self._stopping:
+            return False
         store = self._store
-        busy = store.pending or store.folding or store.memtable or self._feed.reading
-        return self._stopping and not busy
+        return not (store.pending or store.folding or store.memtable or self._feed.reading)
 
     @property
     def behind(self) -> bool:
@@ -157,9 +158,9 @@ class Owner:
         store = self._store
         if store.staging and not store.flushing:
             self._flush()
-        limit = self._settings.memtable_size
-        full = store.memtable.size >= limit or store.memtable.grown >= limit * MAX_REWRITES
-        if store.memtable and not store.folding and (full or self._stopping):
+        limit, memtable = self._settings.memtable_size, store.memtable
+        full = memtable.size >= limit or memtable.grown >= limit * MAX_REWRITES
+        if memtable and not store.folding and (full or self._stopping):
             self._fold()
 
     def _handle_all(self, envelopes: Iterable[Envelope]) -> None:

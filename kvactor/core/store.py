@@ -124,7 +124,8 @@ class Store:
         self.keys = tree.keys
         self._staging = _Batch()
         self._flushing = _Batch()
-        self._memtable = Memtable()
+        #: what is durable, and not handed to the tree yet
+        self.memtable = Memtable()
         self._frozen: Memtable | None = None
         self._folding = self.folded
         self._swept = (0, b"")
@@ -133,7 +134,7 @@ class Store:
         self._look()
 
     def _look(self) -> None:
-        durable = [layer for layer in (self._memtable, self._frozen) if layer is not None]
+        durable = [layer for layer in (self.memtable, self._frozen) if layer is not None]
         pending = [self._staging.overlay, self._flushing.overlay]
         #: what readers see
         self.durable = View(durable, self._tree)
@@ -183,7 +184,7 @@ class Store:
     @property
     def unfolded(self) -> int:
         """How many bytes, with overhead, are staged, flushing, or in the memtable."""
-        return self._staging.overlay.size + self._flushing.overlay.size + self._memtable.size
+        return self._staging.overlay.size + self._flushing.overlay.size + self.memtable.size
 
     @property
     def flushing(self) -> bool:
@@ -245,9 +246,9 @@ class Store:
         if not self._flushing.revisions:
             raise OutOfOrder("apply: nothing is flushing")
         batch, self._flushing = self._flushing, _Batch()
-        self._memtable.merge(batch.overlay)
+        self.memtable.merge(batch.overlay)
         for expiring in batch.expiring:
-            heapq.heappush(self._memtable.expiring, expiring)
+            heapq.heappush(self.memtable.expiring, expiring)
         self.keys += batch.growth
         self.revision = batch.revisions[-1].number
         self.horizon = self._staging.began
@@ -262,7 +263,7 @@ class Store:
         """
         if self._frozen is not None:
             raise OutOfOrder("freeze: a memtable is still being folded")
-        self._frozen, self._memtable = self._memtable, Memtable()
+        self._frozen, self.memtable = self.memtable, Memtable()
         self._folding = self.revision
         self._look()
         return self._frozen.range(b"", None, reverse=False)
@@ -286,11 +287,6 @@ class Store:
         """Is a memtable in the tree's hands?"""
         return self._frozen is not None
 
-    @property
-    def memtable(self) -> Memtable:
-        """What is durable, and not yet handed to the tree."""
-        return self._memtable
-
     def recover(self, revisions: Iterable[Revision]) -> None:
         """Apply what the journal holds beyond the tree.
 
@@ -308,8 +304,8 @@ class Store:
                 self.keys += (before is MISSING) - (record is None)
                 changes.put(key, TOMBSTONE if record is None else record)
                 if record is not None and expiry_of(record) != NEVER:
-                    heapq.heappush(self._memtable.expiring, (expiry_of(record), key))
-            self._memtable.merge(changes)
+                    heapq.heappush(self.memtable.expiring, (expiry_of(record), key))
+            self.memtable.merge(changes)
             self.head = self.revision = revision.number
 
     # -- expiry --
@@ -321,7 +317,7 @@ class Store:
         The second result says whether there may be more.
         """
         candidates: list[bytes] = []
-        for layer in (self._memtable, self._frozen):
+        for layer in (self.memtable, self._frozen):
             while layer and layer.expiring and layer.expiring[0][0] <= now and len(candidates) < limit:
                 candidates.append(heapq.heappop(layer.expiring)[1])
         for position in self._tree.expired(self._swept, now):

@@ -155,7 +155,7 @@ class TransactionManager:
 
         Raises `TransactionNotFound` and `TransactionConflict`.
         """
-        if ref is AUTOCOMMIT:
+        if ref is AUTOCOMMIT or (ref is SHARED and self.shared is None):
             return None
         transaction = self._find(context, ref)
         if transaction is not None:

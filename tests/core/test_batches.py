@@ -223,7 +223,7 @@ READS: list[Batch] = [
 
 
 @pytest.mark.parametrize("one", READS, ids=str)
-def test_a_batch_in_a_transaction_reads_what_it_looks_at_even_if_it_fails(one: Batch) -> None:
+def test_a_batch_in_a_transaction_that_fails_has_read_the_keys_that_it_looked_at(one: Batch) -> None:
     harness = OwnerHarness()
     for transaction in ("t", "u"):
         harness.ask(Open(transaction))
@@ -247,7 +247,7 @@ def test_a_batch_in_a_transaction_that_reads_only_its_own_writes_has_read_nothin
     assert data(harness) == {b"a": b"2", b"b": b"6"}
 
 
-def test_a_batch_conflicts_with_the_readers_of_what_it_changes_and_with_no_others() -> None:
+def test_a_batch_conflicts_with_the_readers_of_the_keys_it_changes_and_with_no_others() -> None:
     harness = harness_with(b"a", b"b")
     for transaction, key in (("t", b"a"), ("u", b"new"), ("v", b"b")):
         harness.ask(Open(transaction))

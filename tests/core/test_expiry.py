@@ -250,7 +250,7 @@ def test_a_commit_waits_for_the_flush_that_its_reads_of_an_expired_key_depend_on
     assert committed.revision == 2
 
 
-def test_an_answer_says_at_what_time_it_was_judged() -> None:
+def test_an_answer_carries_the_time_at_which_it_was_judged() -> None:
     harness, journal = expiring(k=10)
     start = harness.now
     assert harness.ask(get(b"k")).time == start

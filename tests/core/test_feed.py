@@ -35,6 +35,9 @@ from tests.core.builders import (
 )
 from tests.core.harness import HeldJournal, HeldTree, OwnerHarness, RecordingReply
 
+#: Seconds after which an event that is waited for has failed to happen.
+PATIENCE = 10
+
 
 class CountingJournal(HeldJournal):
     """A journal that knows how often it was read."""
@@ -59,6 +62,12 @@ def follow(harness: OwnerHarness, since: int, limit: int = 1 << 20) -> list[Revi
 
 def numbers(revisions: list[Revision]) -> list[int]:
     return [revision.number for revision in revisions]
+
+
+async def ended(actor: StoreActor) -> None:
+    """Wait until the owner has failed."""
+    await asyncio.wait({actor.done}, timeout=PATIENCE)
+    assert actor.done.done()
 
 
 def values_of(revision: Revision) -> dict[bytes, bytes | None]:
@@ -338,7 +347,7 @@ async def test_waiting_readers_are_answered_when_a_flush_fails() -> None:
         assert not actor.done.done()
         await asyncio.sleep(0)
     journal.break_down(OSError(5, "Input/output error"))
-    await asyncio.wait({actor.done})
+    await ended(actor)
     assert [type(waiting.exception()) for waiting in (reader, written)] == [OutcomeUnknown] * 2
     assert isinstance(actor.done.exception(), StorageFailed)
 
@@ -359,7 +368,7 @@ async def test_waiting_readers_are_answered_when_the_owner_fails_while_it_answer
 
     monkeypatch.setattr(feed.Feed, "read", broken)
     actor.ask(put(b"a"))
-    await asyncio.wait({actor.done})
+    await ended(actor)
     outcomes = [future.exception() for future in waiting]
     assert outcomes[0] is None
     assert [type(outcome) for outcome in outcomes[1:]] == [OutcomeUnknown, OutcomeUnknown]
@@ -486,9 +495,9 @@ class Answering(StoreActor):
     async def read(self, readers: int) -> list[asyncio.Future[Any]]:
         """Ask, and wait until the journal reads."""
         asked: list[asyncio.Future[Any]] = [self.ask(Changes(0, 9)) for _ in range(readers)]
-        while not self.journal.reads:
-            assert not self.done.done()
-            await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE):
+            while not self.journal.reads:
+                await asyncio.sleep(0)
         return asked
 
 
@@ -497,11 +506,11 @@ async def test_readers_during_a_reading_are_answered_when_a_flush_fails() -> Non
     await actor.start()
     readers = await actor.read(2)
     written = actor.ask(put(b"d"))
-    while not actor.journal.pending:
-        assert not actor.done.done()
-        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE):
+        while not actor.journal.pending:
+            await asyncio.sleep(0)
     actor.journal.break_down(OSError(5, "Input/output error"))
-    await asyncio.wait({actor.done})
+    await ended(actor)
     assert [type(one.exception()) for one in (*readers, written)] == [OutcomeUnknown] * 3
     assert isinstance(actor.done.exception(), StorageFailed)
 
@@ -511,7 +520,7 @@ async def test_readers_are_answered_and_the_owner_fails_when_the_journal_cannot_
     await actor.start()
     readers = await actor.read(2)
     actor.journal.release_read(OSError(5, "Input/output error"))
-    await asyncio.wait({actor.done})
+    await ended(actor)
     assert [type(one.exception()) for one in readers] == [OutcomeUnknown] * 2
     error = actor.done.exception()
     assert isinstance(error, StorageFailed)
@@ -534,7 +543,7 @@ async def test_readers_of_a_reading_are_answered_when_the_owner_fails_while_it_a
 
     monkeypatch.setattr(feed.Feed, "history", broken)
     actor.journal.release_read()
-    await asyncio.wait({actor.done})
+    await ended(actor)
     assert all(reader.done() for reader in readers)
     assert numbers(readers[0].result().result) == [1, 2, 3]
     assert [type(reader.exception()) for reader in readers[1:]] == [OutcomeUnknown] * 2

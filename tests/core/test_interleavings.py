@@ -116,12 +116,12 @@ def interleavings(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
     def rest(left: list[int]) -> Iterator[tuple[int, ...]]:
         if not any(left):
             yield ()
-        for who, steps in enumerate(left):
+        for client, steps in enumerate(left):
             if steps:
-                left[who] -= 1
+                left[client] -= 1
                 for tail in rest(left):
-                    yield (who, *tail)
-                left[who] += 1
+                    yield (client, *tail)
+                left[client] += 1
 
     yield from rest(list(lengths))
 
@@ -193,41 +193,41 @@ def run(programs: Sequence[Program], schedule: Sequence[int], *, disk: bool) -> 
     expiring = EXPIRING if CLOCK in programs else {}
     for key, value in expiring.items():
         harness.ask(put(key.encode(), value.encode(), ttl=TTL))
-    for who, program in enumerate(programs):
+    for client, program in enumerate(programs):
         if program.isolated:
-            harness.ask(Open(f"t{who}"))
+            harness.ask(Open(f"t{client}"))
     journal.holding = disk
     replies: list[list[RecordingReply[Any]]] = [[] for _ in programs]
     sent: dict[int, int] = {}
     answered: dict[int, int] = {}
     time = [0]
-    for who in schedule:
+    for client in schedule:
         time[0] += 1
-        if who == len(programs):
+        if client == len(programs):
             journal.release()
             harness.settle()
             continue
-        program = programs[who]
+        program = programs[client]
         if program is CLOCK:
             harness.now += TTL
-            sent[who] = time[0]
+            sent[client] = time[0]
             continue
-        if replies[who] and isinstance(replies[who][-1].error, TransactionConflict):
+        if replies[client] and isinstance(replies[client][-1].error, TransactionConflict):
             continue
-        step = program.steps[len(replies[who])]
-        sent.setdefault(who, time[0])
+        step = program.steps[len(replies[client])]
+        sent.setdefault(client, time[0])
 
-        def heard(who: int = who) -> None:
-            answered[who] = time[0]
+        def note(client: int = client) -> None:
+            answered[client] = time[0]
 
-        reply: RecordingReply[Any] = RecordingReply(heard)
-        replies[who].append(reply)
+        reply: RecordingReply[Any] = RecordingReply(note)
+        replies[client].append(reply)
         harness.owner.drain(
-            harness.now, [(message(step, f"t{who}" if program.isolated else AUTOCOMMIT), reply)]
+            harness.now, [(message(step, f"t{client}" if program.isolated else AUTOCOMMIT), reply)]
         )
         harness.settle()
     time[0] += 1
-    answered.update((who, time[0]) for who, program in enumerate(programs) if program is CLOCK)
+    answered.update((client, time[0]) for client, program in enumerate(programs) if program is CLOCK)
     while journal.pending:
         journal.release()
         harness.settle()
@@ -293,16 +293,16 @@ def explains(programs: Sequence[Program], order: Sequence[int], happened: Run) -
     did those that conflicted see one of its states until then?"""
     data = {**START, **(EXPIRING if CLOCK in programs else {})}
     states = [data]
-    for who in order:
-        views, data = serial(programs[who], data)
-        if views != happened.views[who]:
+    for client in order:
+        views, data = serial(programs[client], data)
+        if views != happened.views[client]:
             return False
         states.append(data)
     if data != happened.final:
         return False
-    for who, program in enumerate(programs):
-        if not happened.through[who]:
-            views = happened.views[who]
+    for client, program in enumerate(programs):
+        if not happened.through[client]:
+            views = happened.views[client]
             before = next(i for i, view in enumerate(views) if isinstance(view, BaseException))
             part = program._replace(steps=program.steps[:before])
             if not any(serial(part, state)[0] == views[:before] for state in states):
@@ -316,7 +316,7 @@ def check(programs: Sequence[Program], schedule: Sequence[int], *, disk: bool = 
         assert all(
             isinstance(view, TransactionConflict) for view in one if isinstance(view, BaseException)
         )
-    went = [who for who in range(len(programs)) if happened.through[who]]
+    went = [client for client in range(len(programs)) if happened.through[client]]
     in_time = [(a, b) for a in went for b in went if happened.answered[a] < happened.sent[b]]
     orders = [
         order

@@ -577,6 +577,25 @@ class CoreAgainstModel(RuleBasedStateMachine):
     def time_passes(self, milliseconds: int) -> None:
         self.harness.now += milliseconds
 
+    @rule(
+        key=KEYS, other=KEYS, transaction=TRANSACTIONS, milliseconds=st.sampled_from([49, 50, 51, 60])
+    )
+    def a_key_expires_about_when_a_write_is_staged(
+        self, key: bytes, other: bytes, transaction: TransactionRef, milliseconds: int
+    ) -> None:
+        self.the_disk_is_fast_again()
+        self.put(key, b"0", AUTOCOMMIT, 50)
+        self.put(other, b"0", AUTOCOMMIT, 51)
+        self.harness.now += milliseconds - 49
+        self.the_disk_becomes_slow(True)
+        self.batch(AUTOCOMMIT, [], [Get(key), Increment(b"b", 1)], False)
+        self.harness.now += 49
+        self.reopen(transaction, True)
+        for one in (transaction, AUTOCOMMIT):
+            self.delete(key, one)
+            self.get(other, one)
+            self.scan(b"a", b"z", one, 4, False)
+
     @precondition(lambda self: not self.journal.pending)
     @rule()
     def tick(self) -> None:

@@ -328,7 +328,7 @@ def test_a_range_is_deleted_however_large_its_values_are() -> None:
     assert harness.ask(delete_range(b"", None)).result == BatchResponse(4, [3])
 
 
-def test_a_deleted_range_depends_on_what_is_staged_in_it() -> None:
+def test_a_deleted_range_depends_on_the_writes_staged_in_it() -> None:
     harness, journal = held_with(b"a")
     harness.ask(delete(b"a"))
     nothing = harness.ask(delete_range(b"", None))

@@ -91,7 +91,7 @@ def test_a_seal_while_a_batch_is_flushing_is_refused_and_no_revision_is_lost() -
     assert durable(store) == [b"a", b"b"]
 
 
-def test_an_apply_with_nothing_flushing_is_refused_and_what_is_staged_stays() -> None:
+def test_an_apply_with_nothing_flushing_is_refused_and_the_staged_revision_stays() -> None:
     store = Store(MemoryTree())
     stage(store, b"a")
     with pytest.raises(OutOfOrder):
@@ -144,7 +144,7 @@ def test_a_frozen_memtable_is_not_dropped_before_the_tree_has_it() -> None:
         store.drop_frozen()
 
 
-# -- the time at which readers judge expiry --
+# -- the time as of which readers see expiry --
 
 
 def test_the_horizon_is_the_time_of_the_oldest_revision_that_is_not_durable() -> None:

@@ -169,7 +169,7 @@ def test_the_shared_transaction_with_an_idle_timeout_is_rolled_back_at_its_time(
     assert "the shared transaction was idle for 5 s and has been rolled back" in caplog.text
 
 
-def test_a_commit_of_the_shared_transaction_overwrites_what_was_written_meanwhile() -> None:
+def test_a_commit_of_the_shared_transaction_overwrites_the_writes_made_meanwhile() -> None:
     harness = OwnerHarness()
     harness.ask(Begin(SHARED))
     assert value(harness, b"a", SHARED) is None

@@ -62,8 +62,8 @@ class Copy:
 
     def check(self) -> None:
         """Raise `Broken` unless what is imported here is the copy."""
-        ended = self.run(("-c", "import kvactor.cli; print(kvactor.cli.__file__)"), GRACE)
-        if ended.status or Path(ended.out.strip()) != self.path / "kvactor" / "cli.py":
+        ended = self.run(("-c", "import kvactor.cli; print(kvactor.__file__)"), GRACE)
+        if ended.status or Path(ended.out.strip()) != self.path / "kvactor" / "__init__.py":
             raise Broken(f"cannot be imported: {ended.out.strip()}")
 
     def fails(self, killer: str, limit: float) -> str:

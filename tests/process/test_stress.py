@@ -91,7 +91,7 @@ def test_a_server_of_the_users_own_is_stressed_again_and_again_without_asserts_t
     assert server.stop() == 0
 
 
-def test_a_judge_that_tries_every_order_and_knows_no_revisions_agrees(
+def test_a_search_of_every_order_without_revisions_agrees_with_the_checker(
     start: Start, tmp_path: Path
 ) -> None:
     server = start()
@@ -104,7 +104,7 @@ def test_a_judge_that_tries_every_order_and_knows_no_revisions_agrees(
         assert linearizable(operations)
 
 
-def test_a_mix_is_what_is_done(tmp_path: Path) -> None:
+def test_a_mix_names_the_programs_that_run(tmp_path: Path) -> None:
     ended = stress(
         *("--operations", "300", "--mix", "put=1,shared=1", "--followers", "0", "--save", "history"),
         cwd=tmp_path,

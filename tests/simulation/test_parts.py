@@ -103,7 +103,7 @@ def test_bytes_arrive_in_order_and_once_whatever_the_pieces(
     assert server.told == ["eof", "lost"]
 
 
-def test_who_does_not_read_holds_the_writer_up_until_it_does(
+def test_a_reader_that_pauses_holds_its_writer_up_until_it_resumes(
     loop: SimulatedLoop, process: Process
 ) -> None:
     client, server = pair(loop, process, Conditions(wire=50, high=100))
@@ -116,7 +116,7 @@ def test_who_does_not_read_holds_the_writer_up_until_it_does(
     assert (len(server.received), client.told) == (1000, ["paused", "resumed"])
 
 
-def test_who_aborts_sends_nothing_more_and_the_other_end_is_reset(
+def test_an_aborted_end_sends_nothing_more_and_its_peer_is_reset(
     loop: SimulatedLoop, process: Process
 ) -> None:
     client, server = pair(loop, process, Conditions())
@@ -126,9 +126,7 @@ def test_who_aborts_sends_nothing_more_and_the_other_end_is_reset(
     assert (client.received, client.told, server.told) == (b"", ["reset"], ["lost"])
 
 
-def test_what_is_sent_to_who_has_closed_comes_back_as_a_reset(
-    loop: SimulatedLoop, process: Process
-) -> None:
+def test_bytes_sent_to_a_closed_end_come_back_as_a_reset(loop: SimulatedLoop, process: Process) -> None:
     client, server = pair(loop, process, Conditions())
     server.transport.close()
     client.transport.write(b"too late")
@@ -160,7 +158,7 @@ def test_a_dead_process_does_nothing_more_and_its_clients_are_told(
     assert done == ["buried"]
 
 
-def test_a_loop_in_which_nothing_can_happen_says_who_waits_for_what(loop: SimulatedLoop) -> None:
+def test_a_stuck_loop_names_the_tasks_that_wait_and_where(loop: SimulatedLoop) -> None:
     async def wait_for_ever() -> None:
         await loop.create_future()
 
@@ -183,7 +181,9 @@ def test_an_hour_takes_no_time(loop: SimulatedLoop) -> None:
     assert loop.steps < 10
 
 
-def test_a_crash_keeps_what_was_told_and_of_what_was_under_way_all_or_nothing(loops: Loops) -> None:
+def test_a_crash_keeps_acknowledged_writes_and_all_or_nothing_of_a_write_under_way(
+    loops: Loops,
+) -> None:
     kept = []
     for seed in range(20):
         loop = loops()

@@ -18,14 +18,14 @@ def violation(*operations: Operation) -> str:
     return check(History("", [*WRITES, *operations], FEED, final=final, revision=3)).violation
 
 
-def test_who_was_told_that_the_key_was_there_has_deleted_it() -> None:
+def test_of_two_deletions_the_one_that_found_the_key_made_the_revision() -> None:
     needless = Operation("shared", 2, "ok", 2, 3, 1, 2, [DROP], 0)
     deleted = Operation("delete", 3, "ok", 2, 4, 2, 2, [Step("delete", "a", None, True)], 1)
     assert violation(needless, deleted) == ""
     assert violation(deleted, needless) == ""
 
 
-def test_who_began_after_somebody_had_seen_the_deletion_has_not_done_it() -> None:
+def test_a_deletion_that_began_after_the_key_was_seen_missing_did_not_make_the_revision() -> None:
     lost = Operation("delete", 2, "info", 2, NEVER, 0, 0, [Step("delete", "a")], 0)
     saw = Operation("get", 3, "ok", 2, 4, 2, 2, [Step("get", "a")], 1)
     needless = Operation("shared", 4, "ok", 5, 6, 1, 2, [DROP], 0)
@@ -33,7 +33,7 @@ def test_who_began_after_somebody_had_seen_the_deletion_has_not_done_it() -> Non
     assert "stale" in violation(saw, needless)
 
 
-def test_two_who_were_told_that_the_key_was_there_cannot_both_have_deleted_it() -> None:
+def test_two_deletions_that_both_found_the_key_are_a_violation() -> None:
     steps = [Step("delete", "a", None, True)]
     one = Operation("delete", 2, "ok", 2, 3, 1, 2, steps, 1)
     other = Operation("delete", 3, "ok", 2, 4, 2, 2, steps, 1)

@@ -73,7 +73,7 @@ WRITES = [
 ]
 
 
-def test_what_went_well_is_passed() -> None:
+def test_a_serializable_history_passes() -> None:
     reads = [
         op(got("a", "1", 1), at=1, time=(1, 2), client=2),
         op(got("a"), got("b", "2", 2), at=3, time=(5, 6), client=2),
@@ -109,7 +109,7 @@ def test_a_transaction_may_change_nothing_in_the_end() -> None:
     assert not check(history([*WRITES, *nothing], FEED)).violation
 
 
-def test_what_a_transaction_saw_before_it_was_refused_has_to_be_true_too() -> None:
+def test_reads_of_a_transaction_that_failed_later_are_checked() -> None:
     seen = op(got("a", "1", 1), put("b", "x"), got("b", "x", 0), at=2, time=(3, 4), outcome="observed")
     assert not check(history([*WRITES, seen], FEED)).violation
 
@@ -216,13 +216,13 @@ BAD: dict[str, tuple[Sequence[Operation], dict[int, dict[str, Any]], str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_it_is_found_that(what: str) -> None:
+def test_a_violation_is_found(what: str) -> None:
     operations, feed, sentence = BAD[what]
     verdict = check(history(operations, feed))
     assert sentence in verdict.violation
 
 
-def test_it_is_found_that_the_end_is_not_what_the_changes_lead_to() -> None:
+def test_a_final_state_that_differs_from_the_changes_is_a_violation() -> None:
     verdict = check(history(WRITES, FEED, {"b": ("2", 2), "a": ("1", 1)}))
     assert "In the end a is ('1', 1), and by the changes it is None" in verdict.violation
 
@@ -235,13 +235,13 @@ def test_it_is_found_that_the_end_is_not_what_the_changes_lead_to() -> None:
         ([2, 4], "told of revision 4 what is not in the feed"),
     ],
 )
-def test_it_is_found_that_a_follower_was_told_something_else(told: list[int], sentence: str) -> None:
+def test_a_follower_that_differs_from_the_feed_is_a_violation(told: list[int], sentence: str) -> None:
     one = history(WRITES, FEED)
     one.followers.append([FeedEvent(number, FEED.get(number, {})) for number in told])
     assert sentence in check(one).violation
 
 
-def test_a_violation_is_shown_with_those_who_wrote_the_keys_meanwhile_and_nobody_else() -> None:
+def test_a_violation_is_shown_with_the_writers_of_its_keys_and_no_other_operation() -> None:
     stale = op(got("a", "1", 1), at=3, time=(6, 7), client=9)
     verdict = check(history([*WRITES, stale], FEED))
     assert verdict.stretch == [stale, WRITES[0], WRITES[2]]
@@ -249,7 +249,7 @@ def test_a_violation_is_shown_with_those_who_wrote_the_keys_meanwhile_and_nobody
     assert 'client 9   any            ok       at 3        get("a", )=["1",1]' in last
 
 
-def test_a_history_that_was_saved_is_judged_alike(tmp_path: Path) -> None:
+def test_a_saved_history_gets_the_same_verdict(tmp_path: Path) -> None:
     for operations, feed in [(WRITES, FEED), ([*WRITES, unknown(put("a", "9"), began=1)], FEED)]:
         one = history(operations, feed)
         one.save(tmp_path / "history.json")

@@ -113,7 +113,7 @@ def test_a_write_inside_a_transaction_expires_by_the_time_of_its_request() -> No
     assert "is not what its writer did" in violation(late, op(*steps, revision=1, at=300))
 
 
-def test_what_a_transaction_has_read_is_judged_when_it_commits() -> None:
+def test_reads_of_a_transaction_are_checked_at_the_time_of_its_commit() -> None:
     feed = [WRITTEN, FeedEvent(2, {"b": "2"}, {}, 160)]
     steps = [got("a", "1", 1, at=120), put("b", "2", at=130)]
     assert "get(a) was told ['1', 1] and not None" in violation(
@@ -141,7 +141,7 @@ def test_an_increment_keeps_the_expiry() -> None:
         (FeedEvent(2, {"a": "2"}, {}, 150), False),
     ],
 )
-def test_the_server_deletes_nothing_but_what_has_expired(event: FeedEvent, good: bool) -> None:
+def test_a_sweep_deletes_expired_keys_only(event: FeedEvent, good: bool) -> None:
     other = op(put("b", "1"), revision=1, at=100)
     both = FeedEvent(1, {"a": "1", "b": "1"}, {"a": 150}, 100)
     one = op(put("a", "1", 50), *other.steps, revision=1, at=100)
@@ -173,16 +173,27 @@ def test_a_read_of_an_expired_key_alone_may_come_behind_the_batch() -> None:
 
 
 def test_a_scan_up_to_a_limit_does_not_look_at_what_is_behind_it() -> None:
-    feed = [FeedEvent(1, {"a": "1", "k": "1"}, {"a": 150}, 100), BOTH[1]]
     write = op(put("a", "1", 50), put("k", "1"), revision=1, at=100)
-    final = (*B, Item("k", "1", 1))
+    batch = op(ALIVE, put("b", "2"), put("m", "2"), revision=2, at=140)
+    feed = [
+        FeedEvent(1, {"a": "1", "k": "1"}, {"a": 150}, 100),
+        FeedEvent(2, {"b": "2", "m": "2"}, {}, 140),
+    ]
+    final = (*B, Item("k", "1", 1), Item("m", "2", 2))
     last = op(scanned(["k", "1", 1], limit=1, reverse=True), revision=1, at=150)
-    assert violation(feed, write, BATCH, last, final=final) == ""
+    assert violation(feed, write, batch, last, final=final) == ""
     first = op(scanned(["k", "1", 1], limit=1), revision=1, at=150)
-    assert "still found it" in violation(feed, write, BATCH, first, final=final)
+    assert "still found it" in violation(feed, write, batch, first, final=final)
 
 
-def test_a_key_that_was_expired_for_one_who_had_ended_is_not_found_by_another() -> None:
+def test_a_read_of_an_expired_key_that_had_ended_does_not_come_behind_the_batch() -> None:
+    write = op(*WRITE.steps, revision=1, at=100, when=(0, 1))
+    expired = op(EXPIRED, revision=1, at=150, when=(1, 2))
+    batch = op(*BATCH.steps, revision=2, at=140, when=(3, 4))
+    assert "still found it" in violation(BOTH, write, expired, batch, final=B)
+
+
+def test_a_key_seen_expired_is_not_seen_alive_by_an_operation_that_began_later() -> None:
     expired = op(EXPIRED, revision=1, at=150, when=(1, 2))
     alive = op(ALIVE, revision=1, at=149, when=(3, 4))
     write = op(*WRITE.steps, revision=1, at=100, when=(0, 1))

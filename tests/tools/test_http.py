@@ -90,7 +90,9 @@ def test_after_a_head_the_connection_is_used_again() -> None:
     assert response.body == b"hi"
 
 
-@pytest.mark.parametrize("data", [b"what?", b"HTTP/1.1 x\r\n\r\n", OK + OK, HEAD + b"more"])
+@pytest.mark.parametrize(
+    "data", [b"what?", b"HTTP/1.1 x\r\n\r\n", OK + OK, OK + OK[:9], HEAD + b"more"]
+)
 def test_bytes_that_are_no_response_or_unasked_for_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="come"):
         expecting("HEAD" if data.startswith(HEAD) else "GET").receive(data)

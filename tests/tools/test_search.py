@@ -94,7 +94,7 @@ def falsify(random: Random, history: History) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_what_was_told_truly_is_passed_by_both(seed: int) -> None:
+def test_a_true_history_passes_checker_and_search(seed: int) -> None:
     random = Random(seed)
     for _ in range(40):
         history = play(random)
@@ -103,7 +103,7 @@ def test_what_was_told_truly_is_passed_by_both(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_what_the_checker_passes_has_an_order(seed: int) -> None:
+def test_a_history_that_passes_the_checker_has_an_order(seed: int) -> None:
     random = Random(seed)
     passed = refused = agreed = 0
     for _ in range(80):

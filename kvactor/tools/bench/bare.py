@@ -18,7 +18,11 @@ from aiohttp.typedefs import Handler
 from kvactor.tools.bench.workloads import BATCH, KEY, SCAN, VALUE
 
 ID: Final = "0123456789abcdefghijkl"
-JSON: Final = {"Content-Type": "application/json", "Kvactor-Revision": "10000"}
+JSON: Final = {
+    "Content-Type": "application/json",
+    "Kvactor-Revision": "10000",
+    "Kvactor-Time": "1700000000000",
+}
 CREATED: Final = {**JSON, "Location": f"/v1/transactions/{ID}"}
 TAGGED: Final = {**JSON, "ETag": '"10000"'}
 PLAIN: Final = {**JSON, "X-Content-Type-Options": "nosniff"}

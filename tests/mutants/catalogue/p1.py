@@ -50,7 +50,7 @@ MUTANTS: Final = (
         killed_by=(
             (
                 "tests/test_ownership.py::"
-                "test_p1_whatever_the_disk_does_only_the_owners_coroutine_touches_what_it_has"
+                "test_p1_only_the_owners_coroutine_touches_its_objects_while_the_disk_is_at_work"
             ),
         ),
     ),

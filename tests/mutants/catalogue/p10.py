@@ -190,4 +190,31 @@ MUTANTS: Final = (
             "tests/test_promises.py::test_p10_an_unexpected_exception_in_the_owner_does_the_same",
         ),
     ),
+    Mutant(
+        "p10-a-stop-has-no-deadline",
+        "A stop waits for a disk that hangs, and the process neither serves nor ends.",
+        edits=(
+            Edit(
+                "kvactor/cli/serve.py",
+                "serve",
+                find="""
+                    deadline.start(
+                        settings.shutdown_timeout + settings.exit_timeout, lambda: server.waiting_for
+                    )
+                """,
+                replace="",
+            ),
+        ),
+        killed_by=(
+            "tests/process/test_stop.py::test_told_to_stop_while_the_disk_hangs_it_ends_at_the_deadline_and_says_what_holds_it_up",
+        ),
+    ),
+    Mutant(
+        "p10-a-tick-ends-with-an-error",
+        "A tick that cannot read the free space is lost. Expiry and timeouts pause without a sign.",
+        edits=(
+            Edit("kvactor/actor.py", "StoreActor._free_space", find="return None", replace="raise"),
+        ),
+        killed_by=("tests/test_actor.py",),
+    ),
 )

@@ -71,4 +71,19 @@ MUTANTS: Final = (
         ),
         killed_by=("tests/test_promises.py::test_p2_queue_order_is_commit_order_is_revision_order",),
     ),
+    Mutant(
+        "p2-a-step-out-of-order-is-taken",
+        "The store seals a batch while another one is flushing. The revisions of the first are lost.",
+        edits=(
+            Edit(
+                "kvactor/core/store.py",
+                "Store.seal",
+                find="self._flushing.revisions or not self._staging.revisions",
+                replace="not self._staging.revisions",
+            ),
+        ),
+        killed_by=(
+            "tests/core/test_store.py::test_a_seal_while_a_batch_is_flushing_is_refused_and_no_revision_is_lost",
+        ),
+    ),
 )

@@ -22,7 +22,7 @@ MUTANTS: Final = (
             ),
         ),
         killed_by=(
-            "tests/core/test_owner.py::test_a_commit_that_wrote_nothing_waits_for_what_it_has_read",
+            "tests/core/test_transaction_manager.py::test_a_commit_that_wrote_nothing_waits_for_the_flush_of_what_it_read",
         ),
     ),
     Mutant(
@@ -56,7 +56,7 @@ MUTANTS: Final = (
         killed_by=(
             (
                 "tests/core/test_operations.py::"
-                "test_a_deletion_that_another_one_has_made_needless_waits_for_that"
+                "test_a_deletion_of_a_key_whose_deletion_is_staged_waits_for_that_flush"
             ),
         ),
     ),
@@ -126,7 +126,7 @@ MUTANTS: Final = (
         killed_by=(
             (
                 "tests/core/test_operations.py::"
-                "test_a_condition_is_decided_on_what_is_staged_and_told_with_that_flush"
+                "test_a_precondition_is_decided_on_staged_writes_and_answered_with_their_flush"
             ),
         ),
     ),
@@ -183,7 +183,7 @@ MUTANTS: Final = (
         killed_by=(
             (
                 "tests/core/test_feed.py::"
-                "test_what_is_in_the_journal_but_not_told_to_the_owner_is_not_in_the_feed_yet"
+                "test_a_revision_is_not_in_the_feed_before_the_owner_knows_that_it_is_durable"
             ),
         ),
     ),

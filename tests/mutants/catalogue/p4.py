@@ -23,7 +23,7 @@ MUTANTS: Final = (
         killed_by=(
             (
                 "tests/core/test_feed.py::"
-                "test_a_stop_answers_who_waits_with_nothing_and_makes_nobody_wait_after_it"
+                "test_a_stop_answers_waiting_readers_with_nothing_and_no_reader_waits_after_it"
             ),
         ),
     ),
@@ -139,7 +139,7 @@ MUTANTS: Final = (
             "tests/test_promises.py::test_p4_every_asker_gets_exactly_one_answer",
             (
                 "tests/core/test_idempotency.py::"
-                "test_two_at_once_under_one_key_are_done_once_and_wait_for_the_same_flush"
+                "test_two_writes_at_once_under_one_key_are_done_once_and_wait_for_the_same_flush"
             ),
         ),
     ),
@@ -158,5 +158,31 @@ MUTANTS: Final = (
         killed_by=(
             "tests/test_promises.py::test_p10_an_unexpected_exception_in_the_owner_does_the_same",
         ),
+    ),
+    Mutant(
+        "p4-a-failure-forgets-readers-of-history",
+        "The owner fails while the journal reads old revisions. Their readers get no answer.",
+        edits=(
+            Edit(
+                "kvactor/core/feed.py",
+                "Feed.abandoned",
+                find="chain(self._waiting, *self._reading.values())",
+                replace="self._waiting",
+            ),
+        ),
+        killed_by=("tests/core/test_feed.py",),
+    ),
+    Mutant(
+        "p4-a-broken-reply-fails-the-owner",
+        "A reply that cannot take its answer fails the owner, and with it every other request.",
+        edits=(
+            Edit(
+                "kvactor/core/replies.py",
+                "deliver",
+                find='log.exception("a reply could not be given to its asker")',
+                replace="raise",
+            ),
+        ),
+        killed_by=("tests/test_actor.py",),
     ),
 )

@@ -126,7 +126,7 @@ MUTANTS: Final = (
         killed_by=(
             (
                 "tests/core/test_feed.py::"
-                "test_what_is_kept_for_an_idempotency_key_is_part_of_its_revision_under_a_hidden_key"
+                "test_a_response_kept_for_an_idempotency_key_is_part_of_its_revision_under_a_hidden_key"
             ),
         ),
     ),

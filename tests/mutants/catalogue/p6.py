@@ -51,7 +51,7 @@ MUTANTS: Final = (
             ),
         ),
         killed_by=(
-            "tests/core/test_owner.py::test_a_page_that_was_cut_short_says_nothing_of_what_lies_beyond",
+            "tests/core/test_owner.py::test_a_page_that_was_cut_short_has_read_nothing_beyond_its_last_item",
         ),
     ),
     Mutant(
@@ -71,7 +71,7 @@ MUTANTS: Final = (
             ),
         ),
         killed_by=(
-            "tests/core/test_owner.py::test_a_transaction_that_saw_a_record_conflicts_once_that_has_expired",
+            "tests/core/test_expiry.py::test_a_transaction_that_saw_a_record_conflicts_once_that_has_expired",
         ),
     ),
     Mutant(
@@ -88,7 +88,10 @@ MUTANTS: Final = (
 """,
             ),
         ),
-        killed_by=("tests/core/test_owner.py::test_an_inner_rollback_keeps_what_was_read", SIMULATION),
+        killed_by=(
+            "tests/core/test_transaction_manager.py::test_an_inner_rollback_keeps_the_read_set",
+            SIMULATION,
+        ),
     ),
     Mutant(
         "p6-expiry-is-no-conflict",
@@ -106,7 +109,7 @@ MUTANTS: Final = (
             ),
         ),
         killed_by=(
-            "tests/core/test_owner.py::test_a_transaction_that_saw_a_record_conflicts_once_that_has_expired",
+            "tests/core/test_expiry.py::test_a_transaction_that_saw_a_record_conflicts_once_that_has_expired",
         ),
     ),
     Mutant(
@@ -153,7 +156,7 @@ MUTANTS: Final = (
             ),
         ),
         killed_by=(
-            "tests/core/test_owner.py::test_a_conflicted_transaction_refuses_all_but_its_end",
+            "tests/core/test_transaction_manager.py::test_a_conflicted_transaction_refuses_every_request_but_its_end",
             SIMULATION,
         ),
     ),
@@ -205,12 +208,12 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/store.py",
                 "Store._look",
-                find="(self._memtable, self._frozen)",
-                replace="(self._frozen, self._memtable)",
+                find="(self.memtable, self._frozen)",
+                replace="(self._frozen, self.memtable)",
             ),
         ),
         killed_by=(
-            "tests/core/test_owner.py::test_what_is_overwritten_while_it_is_folded_is_read_anew",
+            "tests/core/test_owner.py::test_a_key_overwritten_while_it_is_folded_has_its_new_value",
         ),
     ),
     Mutant(
@@ -247,5 +250,38 @@ MUTANTS: Final = (
             ),
         ),
         killed_by=(STRESS,),
+    ),
+    Mutant(
+        "p6-expiry-is-not-ordered",
+        "Plain reads judge expiry by the clock while a write waits for the disk. A reader misses an "
+        "expired key and does not see the write that has still read it.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.read",
+                find="context.now = min(context.now, store.horizon)",
+                replace="",
+            ),
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.scan",
+                find="context.now = min(context.now, store.horizon)",
+                replace="",
+            ),
+        ),
+        killed_by=("tests/core/test_expiry.py",),
+    ),
+    Mutant(
+        "p6-an-expiry-is-told-before-readers-see-it",
+        "A request is told at once that a key has expired, while plain reads still see the key.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace._depend_on_expiry",
+                find="expires_at > self._store.horizon",
+                replace="False",
+            ),
+        ),
+        killed_by=("tests/core/test_expiry.py",),
     ),
 )

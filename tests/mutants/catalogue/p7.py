@@ -21,8 +21,8 @@ MUTANTS: Final = (
         ),
         killed_by=(
             (
-                "tests/core/test_owner.py::"
-                "test_a_repeated_commit_gets_the_same_answer_and_waits_for_the_same_flush"
+                "tests/core/test_transaction_manager.py::"
+                "test_a_commit_that_is_repeated_waits_for_the_same_flush_and_gets_the_same_answer"
             ),
         ),
     ),

@@ -20,7 +20,9 @@ MUTANTS: Final = (
                 replace="set(candidates)",
             ),
         ),
-        killed_by=("tests/test_promises.py::test_p9_the_hashes_of_a_process_decide_nothing",),
+        killed_by=(
+            "tests/test_promises.py::test_p9_replies_and_journal_do_not_depend_on_the_hashes_of_a_process",
+        ),
     ),
     Mutant(
         "p9-expiry-uses-the-machines-clock",
@@ -52,6 +54,6 @@ MUTANTS: Final = (
         edits=(
             Edit("kvactor/core/owner.py", "Owner.drain", find="max(now, self._now)", replace="now"),
         ),
-        killed_by=("tests/core/test_owner.py::test_time_stands_still_when_the_clock_is_set_back",),
+        killed_by=("tests/core/test_expiry.py::test_time_stands_still_when_the_clock_is_set_back",),
     ),
 )

@@ -32,6 +32,12 @@ FLOORS = (
 PURE = "kvactor.core"
 IMPURE = ("asyncio", "aiohttp", "lmdb", "time", "random", "secrets", "threading", "os", "socket")
 
+WEB = ("kvactor.api", "kvactor.web")
+#: The modules of the web layer that know aiohttp; all others know requests and responses as values.
+ADAPTERS = tuple(
+    f"kvactor.web.{name}" for name in ("app", "body_reader", "dispatcher", "guard", "server")
+)
+
 ROOT = Path(kvactor.__file__).parent
 
 
@@ -82,6 +88,12 @@ def test_imports_run_one_way(module: str, source: str) -> None:
 @pytest.mark.parametrize(("module", "source"), [(m, s) for m, s in modules() if m.startswith(PURE)])
 def test_the_core_imports_no_loop_no_socket_no_disk_and_no_clock(module: str, source: str) -> None:
     assert not [name for name in imported(source) if name.split(".")[0] in IMPURE]
+
+
+@pytest.mark.parametrize(("module", "source"), [(m, s) for m, s in modules() if m.startswith(WEB)])
+def test_only_the_adapters_of_the_web_layer_import_aiohttp(module: str, source: str) -> None:
+    knows = [name for name in imported(source) if name.split(".")[0] == "aiohttp"]
+    assert bool(knows) == (module in ADAPTERS)
 
 
 @pytest.mark.parametrize(

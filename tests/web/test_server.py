@@ -1,0 +1,150 @@
+"""aiohttp's internals that kvactor relies on, each by its name.
+
+pyproject.toml pins aiohttp below the next minor version. Before that pin moves, this has to pass: each
+failure is a sentence that says what is gone and who needs it.
+"""
+
+import inspect
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import http_exceptions, http_parser, http_writer, streams, web, web_protocol, web_request
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.test_utils import make_mocked_request
+
+from kvactor.web.dispatcher import to_aiohttp
+from kvactor.web.http import Response
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+#: Where it is, what it is called, and what it is needed for.
+ATTRIBUTES: list[tuple[Any, str, str]] = [
+    (web.RequestHandler, "_task_handler", "a stop cancels a connection that handles no request"),
+    (web.RequestHandler, "_request_in_progress", "a stop knows which connections handle one"),
+    (web.RequestHandler, "shutdown", "a stop waits for requests in progress alone"),
+    (web.RequestHandler, "connection_made", "writing pauses as soon as anything is left"),
+    (web.RequestHandler, "connection_lost", "connections are counted"),
+    (BaseProtocol, "transport", "slow clients are disconnected through it"),
+    (BaseProtocol, "pause_writing", "a slow client is noticed"),
+    (BaseProtocol, "resume_writing", "a client that has caught up is noticed"),
+    (web.Server, "__call__", "each connection gets a protocol that is counted"),
+    (web.Server, "pre_shutdown", "refused connections are closed, too"),
+    (web.Server, "shutdown", "refused connections are closed, too"),
+    (web.AppRunner, "_make_server", "the application is served over counted connections"),
+    (streams.StreamReader, "is_eof", "a small body is read without waiting"),
+    (streams.StreamReader, "read_nowait", "a small body is read without waiting"),
+    (streams.StreamReader, "readany", "a body is read as it arrives"),
+    (web.BaseRequest, "raw_path", "a target is taken apart as it was received"),
+    (web.BaseRequest, "version", "other versions of HTTP are refused"),
+    (web.BaseRequest, "transport", "a stream is aborted through it"),
+    (web.Request, "match_info", "parameters of a path are found"),
+    (http_parser, "HttpRequestParser", "the parser in C is told from the other one"),
+    (http_parser, "HttpRequestParserPy", "the parser in C is told from the other one"),
+    (http_exceptions, "HttpProcessingError", "malformed requests are logged in one line"),
+    (web, "RequestPayloadError", "a malformed body is told from a mistake"),
+]
+
+PARAMETERS: list[tuple[type, str, str]] = [
+    (web.RequestHandler, "manager", "connections belong to our server"),
+    (web.RequestHandler, "keepalive_timeout", "a silent connection is closed"),
+    (web.RequestHandler, "lingering_time", "a refused client is not listened to for long"),
+    (web.RequestHandler, "max_line_size", "a request line has a bound"),
+    (web.RequestHandler, "max_field_size", "a header has a bound"),
+    (web.RequestHandler, "auto_decompress", "a body is stored as it is"),
+    (web.RequestHandler, "logger", "tracebacks of malformed requests are left out"),
+    (web.Server, "request_factory", "requests are made as the application's are"),
+    (web.Server, "handler_cancellation", "a handler goes on when its client is gone"),
+    (web.AppRunner, "shutdown_timeout", "a stop does not wait for ever"),
+]
+
+#: Instance attributes, by the source that sets them.
+SET: list[tuple[Any, str, str]] = [
+    (web.Server, "self._loop =", "connections have the server's loop and clock"),
+    (web.Server, "self.request_handler =", "our server calls the application"),
+    (web.Server, "self.request_factory =", "our server makes the application's requests"),
+]
+
+#: Behaviour, by the source that shows it.
+BEHAVIOUR: list[tuple[Any, str, str]] = [
+    (
+        web_protocol.RequestHandler.data_received,
+        "if self._force_close or self._close:\n            return",
+        "From a stop on, aiohttp drops what it receives: the body reader gives up bodies by then.",
+    ),
+    (
+        web_protocol.RequestHandler._handle_request,
+        "resp = await request_handler(request)",
+        "A request is handled in a task of its own, and finish_response is called behind it.",
+    ),
+    (
+        web_protocol.RequestHandler.finish_response,
+        "except ConnectionError:",
+        "A client that is gone is no error: the dispatcher leaves it to aiohttp to notice it again.",
+    ),
+    (
+        web_request.BaseRequest._finish,
+        "if self._post is None",
+        "Nothing that follows a handler changes a response that the dispatcher has sent.",
+    ),
+    (
+        http_writer.StreamWriter.drain,
+        "await protocol._drain_helper()",
+        "write_eof returns when writing is not paused: until then the dispatcher holds a lease.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("place", "name", "use"), ATTRIBUTES)
+def test_an_attribute_that_is_relied_on_is_there(place: Any, name: str, use: str) -> None:
+    there = hasattr(place, name)
+    assert there, (
+        f"aiohttp {aiohttp.__version__} has no {place.__name__}.{name} any more: "
+        f"it is needed so that {use}."
+    )
+
+
+@pytest.mark.parametrize(("kind", "name", "use"), PARAMETERS)
+def test_a_parameter_that_is_relied_on_is_taken(kind: type, name: str, use: str) -> None:
+    there = any(name in inspect.signature(one).parameters for one in kind.__mro__[:-1])
+    assert there, f"{kind.__qualname__} takes no {name} any more: it is needed so that {use}."
+
+
+@pytest.mark.parametrize(("place", "text", "use"), [*SET, *BEHAVIOUR])
+def test_the_source_is_as_it_is_relied_on(place: Any, text: str, use: str) -> None:
+    there = text in inspect.getsource(place)
+    assert there, f"{place.__qualname__} has no {text!r} any more. {use}"
+
+
+async def test_a_response_that_is_sent_already_is_not_sent_again() -> None:
+    sent: list[bytes] = []
+    request = make_mocked_request("GET", "/")
+    writer: Any = request._payload_writer
+
+    async def write_eof(chunk: bytes = b"") -> None:
+        sent.append(chunk)
+
+    writer.write_eof = write_eof
+    writer.output_size = 4
+    response = to_aiohttp(Response(1, b"body"), 0)
+    for _ in range(2):  # by the dispatcher, and by aiohttp, which it is returned to
+        await response.prepare(request)
+        await response.write_eof()
+    assert sent == [b"body"], "aiohttp sends a response twice that a handler has sent already."
+    assert response.keep_alive is not None, "aiohttp does not know if the connection is kept."
+
+
+def test_aiohttp_is_pinned_below_the_next_minor_version() -> None:
+    (pin,) = [
+        one
+        for one in tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]
+        if one.startswith("aiohttp")
+    ]
+    found = re.fullmatch(r"aiohttp>=(\d+)\.(\d+)\.\d+,<(\d+)\.(\d+)", pin)
+    assert found, pin
+    major, minor, next_major, next_minor = map(int, found.groups())
+    assert (next_major, next_minor) == (major, minor + 1)
+    assert aiohttp.__version__.startswith(f"{major}.{minor}.")

@@ -22,8 +22,9 @@ from kvactor.actor import StoreActor
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
 from kvactor.storage.memory import MemoryTree
+from tests.core.harness import HeldJournal
 from tests.web.conftest import PATIENCE, Server, message
-from tests.web.test_in_flight import HeldJournal
+from tests.web.test_in_flight import reached, release
 
 GOOD = b'{"key": "a", "value": 1}'
 STREAM = message("GET", "/v1/changes", None, {"Accept": "text/event-stream"})
@@ -105,7 +106,7 @@ async def test_an_upload_that_is_broken_off_is_one_line_in_the_log_and_no_traceb
 
 @pytest.fixture
 def journal() -> HeldJournal:
-    return HeldJournal()
+    return HeldJournal(holding=False)
 
 
 @pytest.fixture
@@ -116,12 +117,12 @@ def storage(journal: HeldJournal) -> Storage:
 async def test_a_handler_goes_on_when_its_client_is_gone(
     server: Server, actor: StoreActor, journal: HeldJournal
 ) -> None:
-    journal.hold()
+    journal.holding = True
     gone = await server.send(message("POST", "/set", GOOD))
-    await journal.reached()
+    await reached(journal)
     await gone.reset()
     await until(lambda: actor.metrics.connections == 0)
-    journal.release()
+    release(journal)
     await until(lambda: ("POST", "/set", 200) in actor.metrics.requests)
 
 
@@ -146,9 +147,9 @@ async def test_a_stop_closes_the_door_then_ends_streams_then_answers_then_closes
     stream, idle = await server.send(STREAM), await server.connect()
     assert await stream.head() is not None
     assert await stream.chunk() == b":\n\n"
-    journal.hold()
+    journal.holding = True
     writer = await server.send(message("POST", "/set", GOOD))
-    await journal.reached()
+    await reached(journal)
     stop = asyncio.ensure_future(server.stop())
     assert await idle.answer() is None
     with pytest.raises(ConnectionRefusedError):
@@ -156,7 +157,7 @@ async def test_a_stop_closes_the_door_then_ends_streams_then_answers_then_closes
     assert await stream.chunk() == b""
     assert not stop.done()
     assert steps == []
-    journal.release()
+    release(journal)
     answer = await writer.answer()
     assert answer is not None
     assert (answer.status, answer.revision) == (200, 1)

@@ -23,12 +23,13 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
+from multidict import CIMultiDict
 
 from kvactor.actor import StoreActor
 from kvactor.errors import TooManyConnections
 from kvactor.settings import Settings
-from kvactor.web.dispatcher import to_aiohttp
 from kvactor.web.errors import error_response
+from kvactor.web.http import CONTENT_TYPE, NO_HEADERS, REVISION, TIME, Response
 from kvactor.web.limits import CHUNK_SIZE
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,26 @@ def check_parser() -> None:
             "aiohttp runs without its C extensions. Install a wheel that has them; unset "
             "AIOHTTP_NO_EXTENSIONS."
         )
+
+
+class _Response(web.Response):
+    """A response whose headers aiohttp does not copy, and whose parts it does not check again."""
+
+    def __init__(self, status: int, body: bytes, headers: CIMultiDict[str]) -> None:
+        web.StreamResponse.__init__(self, status=status, _real_headers=headers)
+        self._body = body
+
+
+def to_aiohttp(response: Response, time: int) -> web.Response:
+    """Return a response as aiohttp sends it, judged at `time`; 0: the owner was not asked."""
+    headers: CIMultiDict[str] = CIMultiDict()
+    headers[CONTENT_TYPE] = response.content_type
+    headers[REVISION] = str(response.revision)
+    if time:
+        headers[TIME] = str(time)
+    if response.headers is not NO_HEADERS:
+        headers.update(response.headers)
+    return _Response(response.status, response.body, headers)
 
 
 class _Handler(web.RequestHandler):

@@ -259,8 +259,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/keyspace.py",
                 "Keyspace.read",
-                find="context.now = min(context.now, store.horizon)",
-                replace="",
+                find="context.now = store.horizon",
+                replace="pass",
             ),
             Edit(
                 "kvactor/core/keyspace.py",

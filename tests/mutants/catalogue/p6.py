@@ -259,8 +259,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/keyspace.py",
                 "Keyspace.read",
-                find="context.now = store.horizon",
-                replace="pass",
+                find="context.now = min(context.now, store.horizon)",
+                replace="",
             ),
             Edit(
                 "kvactor/core/keyspace.py",

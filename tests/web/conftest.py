@@ -67,7 +67,9 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """A client's end of a connection, over which any bytes may be sent."""
+    """A client's end of a connection. Any bytes may be sent, and the chunks of a body are
+    returned as they are framed, which a client hides.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader

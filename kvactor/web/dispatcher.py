@@ -20,9 +20,10 @@ from kvactor.errors import KvactorError, RecordDamaged
 from kvactor.web.body_reader import BodyReader
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.guard import RequestGuard
-from kvactor.web.http import CONTENT_TYPE, NO_HEADERS, REVISION, TIME, NoRoute, Request, Response
+from kvactor.web.http import NoRoute, Request, Response
 from kvactor.web.limits import CHUNK_SIZE, SMALL, Deadlines, InFlightBudget, Lease
 from kvactor.web.routes import Endpoint, Handler, Route
+from kvactor.web.server import to_aiohttp
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +33,6 @@ R = TypeVar("R")
 _READS = ("GET", "HEAD")
 
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def to_aiohttp(response: Response, time: int) -> web.Response:
-    """Return a response as aiohttp sends it, judged at `time`; 0: the owner was not asked."""
-    headers: dict[str, str] = {CONTENT_TYPE: response.content_type, REVISION: str(response.revision)}
-    if time:
-        headers[TIME] = str(time)
-    if response.headers is not NO_HEADERS:
-        headers.update(response.headers)
-    return web.Response(body=response.body, status=response.status, headers=headers)
 
 
 async def _send(source: web.Request, response: Response, time: int) -> web.Response:

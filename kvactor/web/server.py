@@ -11,11 +11,11 @@ aiohttp below the next minor version.
 
 import asyncio
 import logging
-import resource
 import struct
 import weakref
 from contextlib import suppress
 from fcntl import ioctl
+from http import HTTPStatus
 from socket import SO_LINGER, SOL_SOCKET
 from termios import TIOCOUTQ
 from typing import Any, cast
@@ -23,12 +23,13 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
+from multidict import CIMultiDict
 
 from kvactor.actor import StoreActor
 from kvactor.errors import TooManyConnections
 from kvactor.settings import Settings
-from kvactor.web.dispatcher import to_aiohttp
 from kvactor.web.errors import error_response
+from kvactor.web.http import CONTENT_TYPE, NO_HEADERS, REVISION, TIME, Response
 from kvactor.web.limits import CHUNK_SIZE
 
 log = logging.getLogger(__name__)
@@ -41,9 +42,6 @@ SWEEP = 1.0
 #: Seconds that a connection over the limit has to send its request: the response to that is 503.
 REFUSAL_TIMEOUT = 2.0
 
-#: Files that the server opens beside connections: the data, the log, the loop's own.
-OTHER_FILES = 100
-
 
 def check_parser() -> None:
     """Raise `RuntimeError` if aiohttp runs without its parser in C: the advisories are mostly about the
@@ -54,6 +52,30 @@ def check_parser() -> None:
             "aiohttp runs without its C extensions. Install a wheel that has them; unset "
             "AIOHTTP_NO_EXTENSIONS."
         )
+
+
+class _Response(web.Response):
+    """A response whose parts are known to be good: aiohttp would look at each again."""
+
+    def __init__(self, status: int, headers: CIMultiDict[str], body: bytes) -> None:
+        self._state = {}
+        self._headers = headers
+        self._status = status
+        self._reason = _REASONS[status]
+        self._body = body
+
+
+_REASONS = {int(status): status.phrase for status in HTTPStatus}
+
+
+def to_aiohttp(response: Response, time: int) -> web.Response:
+    """Return a response as aiohttp sends it, judged at `time`; 0: the owner was not asked."""
+    headers = CIMultiDict(((CONTENT_TYPE, response.content_type), (REVISION, str(response.revision))))
+    if time:
+        headers[TIME] = str(time)
+    if response.headers is not NO_HEADERS:
+        headers.update(response.headers)
+    return _Response(int(response.status), headers, response.body)
 
 
 class _Handler(web.RequestHandler):
@@ -99,7 +121,7 @@ class _Connection(_Handler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        # What is written to is connected.
+        # Only a connection with a transport is written to.
         self._of.slow(self, cast(asyncio.Transport, self.transport))
 
     def resume_writing(self) -> None:
@@ -270,13 +292,3 @@ def create_runner(app: web.Application, settings: Settings) -> web.AppRunner:
         max_field_size=settings.max_header_size,
         auto_decompress=False,
     )
-
-
-def connections_possible() -> int:
-    """Let the process open as many files as it may; return how many of them can be connections."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):
-        hard = soft  # as on systems that say "unlimited" and do not mean it
-    return max(1, (1 << 31 if hard == resource.RLIM_INFINITY else hard) - OTHER_FILES)

@@ -16,8 +16,8 @@ from aiohttp import http_exceptions, http_parser, http_writer, streams, web, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import make_mocked_request
 
-from kvactor.web.dispatcher import to_aiohttp
 from kvactor.web.http import Response
+from kvactor.web.server import to_aiohttp
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -135,6 +135,15 @@ async def test_a_response_that_is_sent_already_is_not_sent_again() -> None:
         await response.write_eof()
     assert sent == [b"body"], "aiohttp sends a response twice that a handler has sent already."
     assert response.keep_alive is not None, "aiohttp does not know if the connection is kept."
+
+
+def test_a_response_has_all_that_aiohttps_own_has() -> None:
+    own = vars(web.Response(body=b"body", status=201, headers={"A": "b"}))
+    made = vars(to_aiohttp(Response(1, b"body", 201), 0))
+    of_compression = {"_compressed_body", "_zlib_executor", "_zlib_executor_size"}
+    assert made.keys() == own.keys() - of_compression, "aiohttp's responses have other attributes now."
+    same = ("_state", "_status", "_reason", "_body")
+    assert [made[name] for name in same] == [own[name] for name in same]
 
 
 def test_aiohttp_is_pinned_below_the_next_minor_version() -> None:

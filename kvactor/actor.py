@@ -83,7 +83,9 @@ class StoreActor:
 
         An asker may cancel the future: that does not change what happens to the message (P7).
         """
-        reply: asyncio.Future[Answer[R]] = asyncio.get_running_loop().create_future()
+        if self._closed is not None:  # before the start there is no loop
+            raise self._closed()
+        reply: asyncio.Future[Answer[R]] = self._loop.create_future()
         self.submit(message, reply)
         return reply
 
@@ -94,11 +96,16 @@ class StoreActor:
         """
         if self._closed is not None:
             raise self._closed()
-        if len(self._mailbox) >= self._room:
+        mailbox = self._mailbox
+        if len(mailbox) >= self._room:
             raise Overloaded(
                 f"{self._settings.mailbox_size} requests are waiting already. Try again later."
             )
-        self._put((message, reply))
+        # As `_put`, without another call for each request.
+        if not mailbox:
+            self._woken_at = self.metrics.clock()
+            self._mail.set_result(None)
+        mailbox.append((message, reply))
 
     def _post(self, message: Message[Any]) -> None:
         self._loop.call_soon_threadsafe(self._put, (message, None))
@@ -154,16 +161,17 @@ class StoreActor:
         return free
 
     async def _run(self) -> None:
-        owner = self._owner
+        owner, loop, metrics = self._owner, self._loop, self.metrics
+        mailbox_size = self._settings.mailbox_size
         try:
             while not owner.finished:
                 await self._mail
-                self._mail = self._loop.create_future()
+                self._mail = loop.create_future()
                 self._draining, self._mailbox = self._mailbox, []
-                self.metrics.mailbox_wait.observe(self.metrics.clock() - self._woken_at)
+                metrics.mailbox_wait.observe(metrics.clock() - self._woken_at)
                 owner.drain(self._clock(), self._draining)
                 self.revision = owner.revision
-                self._room = self._settings.mailbox_size - len(owner.held)
+                self._room = mailbox_size - len(owner.held)
                 if owner.behind:
                     _yield_to_fold()
         except Exception as error:

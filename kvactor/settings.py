@@ -13,9 +13,10 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from kvactor.core.records import MAX_KEY_SIZE
-
 PREFIX = "KVACTOR_"
+
+#: Bytes of a key that the tree can hold: a limit of LMDB.
+MAX_KEY_SIZE = 511
 
 #: The one variable that is no setting: `failpoints` reads it.
 FAILPOINTS = PREFIX + "FAILPOINTS"

@@ -27,7 +27,8 @@ FLOORS = (
     ("kvactor.core.store", "kvactor.core.transaction"),
     ("kvactor.core.overlay", "kvactor.core.conflicts", "kvactor.core.protocols"),
     ("kvactor.core.intervals",),
-    ("kvactor.core.records", "kvactor.errors", "kvactor.settings"),
+    ("kvactor.core.records",),
+    ("kvactor.errors", "kvactor.settings"),
 )
 PURE = "kvactor.core"
 IMPURE = ("asyncio", "aiohttp", "lmdb", "time", "random", "secrets", "threading", "os", "socket")

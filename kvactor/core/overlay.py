@@ -1,17 +1,18 @@
 """Overlays: changes laid over something that they do not touch.
 
-The rule: an overlay never changes what is below it. Transactions, the store's stages, and ranges over
-all of them are stacks of overlays, read from the top.
+The rule: an overlay never changes what is below it. Transactions, the store's stages, and views of the
+store are stacks of overlays, read from the top.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from operator import itemgetter
 
 from sortedcontainers import SortedList
 
-from kvactor.core.records import ENTRY_OVERHEAD, TOMBSTONE, Entry
+from kvactor.core.protocols import Tree
+from kvactor.core.records import ENTRY_OVERHEAD, MISSING, TOMBSTONE, Entry, Missing, expiry_of
 
 Items = Iterator[tuple[bytes, Entry]]
 
@@ -65,3 +66,51 @@ def merge_ranges(sources: Iterable[Items], reverse: bool) -> Items:
         if key != last:
             last = key
             yield key, entry
+
+
+class Memtable(Overlay):
+    """An overlay that knows which of its records expire first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: a heap of (expiry, key)
+        self.expiring: list[tuple[int, bytes]] = []
+        #: bytes that have come, overwritten since or not: what the journal has grown by, about
+        self.grown = 0
+        self._merged = 0
+
+    def merge(self, above: Overlay) -> None:
+        """Take over all that an overlay above this one says, in order at once: readers come here."""
+        self.update(above)
+        self.grown += above.size
+        self._merged += len(above)
+        # What is overwritten is not looked up: as if it had been as large as the others.
+        self.size = self.grown * len(self) // self._merged
+        self.order()
+
+
+class View:
+    """Layers over a tree, the topmost first, seen as one ordered map of key to record."""
+
+    def __init__(self, layers: Sequence[Overlay], tree: Tree) -> None:
+        self._layers = tuple(layers)
+        self._tree = tree
+
+    def find(self, key: bytes) -> bytes | Missing:
+        """Return the record of `key`, expired or not. Raises `RecordDamaged`."""
+        for layer in self._layers:
+            entry = layer.get(key, MISSING)
+            if entry is not MISSING:
+                return MISSING if entry is TOMBSTONE else entry
+        return self._tree.get(key)
+
+    def get(self, key: bytes, now: int) -> bytes | Missing:
+        """Return the record of `key` that has not expired by `now`. Raises `RecordDamaged`."""
+        record = self.find(key)
+        return MISSING if record is MISSING or expiry_of(record) <= now else record
+
+    def ranges(self, start: bytes, end: bytes | None, reverse: bool) -> list[Items]:
+        """Return the range of every layer and of the tree, the topmost first."""
+        return [layer.range(start, end, reverse) for layer in self._layers] + [
+            self._tree.range(start, end, reverse)
+        ]

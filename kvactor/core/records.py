@@ -48,7 +48,6 @@ NEVER = (1 << 64) - 1
 #: Keys are UTF-8, so none begins with this byte but those that the store keeps for itself: what came of
 #: requests with an idempotency key.
 HIDDEN = b"\xff"
-MAX_KEY_SIZE = 511
 MAX_CONTENT_TYPE_SIZE = 255
 
 #: What is behind the checksum: two revisions, the expiry, the length of the content type.

@@ -20,7 +20,7 @@ from kvactor.errors import KvactorError, RecordDamaged
 from kvactor.web.body_reader import BodyReader
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.guard import RequestGuard
-from kvactor.web.http import NoRoute, Request, Response
+from kvactor.web.http import NO_PARAMETERS, NoRoute, Request, Response
 from kvactor.web.limits import CHUNK_SIZE, SMALL, Deadlines, InFlightBudget, Lease
 from kvactor.web.routes import Endpoint, Handler, Route
 from kvactor.web.server import to_aiohttp
@@ -133,6 +133,8 @@ class Dispatcher:
         arrived, read, body = self._bodies.arrived, self._bodies.read, route.body is not None
         parse, encode, large = endpoint.parse, endpoint.encode, endpoint.large
         method, refuse = route.method, route.method in _READS
+        # A key is not among them: it is decoded from the target.
+        named = "{id}" in route.name
 
         async def dispatch(source: web.Request) -> web.StreamResponse:
             began = clock()
@@ -145,7 +147,8 @@ class Dispatcher:
                     if body:
                         whole = arrived(source, lease)
                         content = await read(source, lease) if whole is None else whole
-                    request = Request(method, target, headers, content, source.match_info)
+                    parameters = source.match_info if named else NO_PARAMETERS
+                    request = Request(method, target, headers, content, parameters)
                     message = parse(request)
                     if large:
                         lease.check(SMALL)

@@ -50,7 +50,7 @@ _MAX_DIGITS = 20
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
-_NO_PARAMETERS: Final[Mapping[str, str]] = MappingProxyType({})
+NO_PARAMETERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -62,7 +62,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     target: str
     headers: Mapping[str, str]
     body: bytes = b""
-    parameters: Mapping[str, str] = _NO_PARAMETERS
+    parameters: Mapping[str, str] = NO_PARAMETERS
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):

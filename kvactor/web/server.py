@@ -15,7 +15,6 @@ import struct
 import weakref
 from contextlib import suppress
 from fcntl import ioctl
-from http import HTTPStatus
 from socket import SO_LINGER, SOL_SOCKET
 from termios import TIOCOUTQ
 from typing import Any, cast
@@ -55,27 +54,23 @@ def check_parser() -> None:
 
 
 class _Response(web.Response):
-    """A response whose parts are known to be good: aiohttp would look at each again."""
+    """A response whose headers aiohttp does not copy, and whose parts it does not check again."""
 
-    def __init__(self, status: int, headers: CIMultiDict[str], body: bytes) -> None:
-        self._state = {}
-        self._headers = headers
-        self._status = status
-        self._reason = _REASONS[status]
+    def __init__(self, status: int, body: bytes, headers: CIMultiDict[str]) -> None:
+        web.StreamResponse.__init__(self, status=status, _real_headers=headers)
         self._body = body
-
-
-_REASONS = {int(status): status.phrase for status in HTTPStatus}
 
 
 def to_aiohttp(response: Response, time: int) -> web.Response:
     """Return a response as aiohttp sends it, judged at `time`; 0: the owner was not asked."""
-    headers = CIMultiDict(((CONTENT_TYPE, response.content_type), (REVISION, str(response.revision))))
+    headers: CIMultiDict[str] = CIMultiDict()
+    headers[CONTENT_TYPE] = response.content_type
+    headers[REVISION] = str(response.revision)
     if time:
         headers[TIME] = str(time)
     if response.headers is not NO_HEADERS:
         headers.update(response.headers)
-    return _Response(int(response.status), headers, response.body)
+    return _Response(response.status, response.body, headers)
 
 
 class _Handler(web.RequestHandler):

@@ -5,7 +5,7 @@ the header `Kvactor-Transaction` names an isolated one. Values are kept as the J
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -50,7 +50,8 @@ def encode_get(
     request: Request, message: Execute[bytes | None], answer: Answer[bytes | None]
 ) -> Response:
     """The key and its value. Raises `KeyNotFound`."""
-    key, record = cast(Get, message.operation).key, answer.result
+    # parse_get has made a Get.
+    key, record = message.operation.key, answer.result  # type: ignore[attr-defined]
     if record is None:
         raise errors.KeyNotFound("Key not found")
     if is_json(record):

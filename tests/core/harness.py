@@ -75,11 +75,14 @@ class HeldJournal(MemoryJournal):
     def __init__(self, *, holding: bool = True) -> None:
         super().__init__()
         self.holding = holding
+        #: how many revisions came with each append
+        self.flushes: list[int] = []
         self.pending: list[tuple[Sequence[Revision], Done]] = []
         self.holding_reads = False
         self.reads: list[tuple[int, ReadDone]] = []
 
     def append(self, revisions: Sequence[Revision], done: Done) -> None:
+        self.flushes.append(len(revisions))
         if self.holding:
             self.pending.append((revisions, done))
         else:

@@ -23,8 +23,9 @@ from kvactor.actor import StoreActor
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
 from kvactor.storage.memory import MemoryTree
+from tests.core.harness import HeldJournal
 from tests.web.conftest import PATIENCE, Server, message
-from tests.web.test_in_flight import HeldJournal
+from tests.web.test_in_flight import reached, release
 
 GOOD = b'{"key": "a", "value": 1}'
 STREAM = message("GET", "/v1/changes", None, {"Accept": "text/event-stream"})
@@ -106,7 +107,7 @@ async def test_a_broken_upload_is_logged_in_one_line_without_a_traceback(
 
 @pytest.fixture
 def journal() -> HeldJournal:
-    return HeldJournal()
+    return HeldJournal(holding=False)
 
 
 @pytest.fixture
@@ -117,12 +118,12 @@ def storage(journal: HeldJournal) -> Storage:
 async def test_a_handler_goes_on_when_its_client_is_gone(
     server: Server, actor: StoreActor, journal: HeldJournal
 ) -> None:
-    journal.hold()
+    journal.holding = True
     gone = await server.send(message("POST", "/set", GOOD))
-    await journal.reached()
+    await reached(journal)
     await gone.reset()
     await until(lambda: actor.metrics.connections == 0)
-    journal.release()
+    release(journal)
     await until(lambda: ("POST", "/set", 200) in actor.metrics.requests)
 
 
@@ -147,9 +148,9 @@ async def test_a_stop_closes_the_listener_then_streams_then_requests_then_the_st
     stream, idle = await server.send(STREAM), await server.connect()
     assert await stream.head() is not None
     assert await stream.chunk() == b":\n\n"
-    journal.hold()
+    journal.holding = True
     writer = await server.send(message("POST", "/set", GOOD))
-    await journal.reached()
+    await reached(journal)
     stop = asyncio.ensure_future(server.stop())
     assert await idle.answer() is None
     with pytest.raises(ConnectionRefusedError):
@@ -157,7 +158,7 @@ async def test_a_stop_closes_the_listener_then_streams_then_requests_then_the_st
     assert await stream.chunk() == b""
     assert not stop.done()
     assert steps == []
-    journal.release()
+    release(journal)
     answer = await writer.answer()
     assert answer is not None
     assert (answer.status, answer.revision) == (200, 1)

@@ -1,63 +1,39 @@
 """Requests during a flush: staged writes are invisible, clients may go away, and requests over the
 limit are refused.
 
-The journal here holds a flush until it is released, so each test is exactly in the middle of one.
+The journal holds a flush until the test releases it, so each test is exactly in the middle of one.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
 
 from kvactor.actor import StoreActor
-from kvactor.core.protocols import Done
-from kvactor.core.records import Revision
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
-from kvactor.storage.memory import MemoryJournal, MemoryTree
+from kvactor.storage.memory import MemoryTree
+from tests.core.harness import HeldJournal
 from tests.web.conftest import PATIENCE, Connection, Server, message
 
 
-class HeldJournal(MemoryJournal):
-    """A journal that, once told to `hold`, makes what it is given durable when it is released."""
+async def reached(journal: HeldJournal) -> None:
+    """Wait until a flush is under way."""
+    async with asyncio.timeout(PATIENCE):
+        while not journal.pending:
+            await asyncio.sleep(0)
 
-    def __init__(self) -> None:
-        super().__init__()
-        #: how many revisions came with each flush
-        self.flushes: list[int] = []
-        self._holding = False
-        self._held: tuple[Sequence[Revision], Done] | None = None
-        self._reached = asyncio.Event()
 
-    def hold(self) -> None:
-        self._holding = True
+def release(journal: HeldJournal) -> None:
+    """Let the flush that is under way end, and hold no other."""
+    journal.holding = False
 
-    def append(self, revisions: Sequence[Revision], done: Done) -> None:
-        self.flushes.append(len(revisions))
-        if self._holding:
-            self._held = revisions, done
-            self._reached.set()
-        else:
-            super().append(revisions, done)
-
-    async def reached(self) -> None:
-        """Wait until there is something to be made durable."""
-        async with asyncio.timeout(PATIENCE):
-            await self._reached.wait()
-
-    def release(self, *, hold_the_next: bool = False) -> None:
-        """Make it durable, and all that comes after it unless that is to be held again."""
-        self._holding = hold_the_next
-        self._reached.clear()
-        if self._held is not None:
-            revisions, done = self._held
-            self._held = None
-            super().append(revisions, done)
+    journal.release()
 
 
 @pytest.fixture
 def journal() -> HeldJournal:
-    return HeldJournal()
+    return HeldJournal(holding=False)
 
 
 @pytest.fixture
@@ -69,7 +45,7 @@ def storage(journal: HeldJournal) -> Storage:
 async def released(server: Server, journal: HeldJournal) -> AsyncIterator[None]:
     """Let the server stop, even if the test has failed before its release."""
     yield
-    journal.release()
+    release(journal)
 
 
 def set_a(value: str, within: str = "") -> bytes:
@@ -97,9 +73,9 @@ async def test_a_value_is_invisible_until_it_is_durable_and_reads_do_not_wait(
     await server.set("a", "old")
     await server.set("b", "other")
     id_ = await opened(server)
-    journal.hold()
+    journal.holding = True
     writer = await server.send(set_a("new"))
-    await journal.reached()
+    await reached(journal)
     assert (await server.get("b")).json()["value"] == "other"
     read = await server.get("a")
     assert (read.json()["value"], read.revision) == ("old", 2)
@@ -108,7 +84,7 @@ async def test_a_value_is_invisible_until_it_is_durable_and_reads_do_not_wait(
     reader = await server.send(message("GET", "/get/a", None, {"Kvactor-Transaction": id_}))
     status = (await server.request("GET", "/v1/status")).json()
     assert (status["revision"], status["storage"]["staged"], status["mailbox"]["held"]) == (2, 1, 2)
-    journal.release()
+    release(journal)
     assert await status_and_json(writer) == (200, {"status": "ok"})
     assert await status_and_json(reader) == (200, {"key": "a", "value": "new"})
     read = await server.get("a")
@@ -119,13 +95,13 @@ async def test_an_error_that_depends_on_a_staged_write_waits_for_its_flush(
     server: Server, journal: HeldJournal
 ) -> None:
     await server.set("a", "old")
-    journal.hold()
+    journal.holding = True
     first = await server.send(message("DELETE", "/delete/a"))
-    await journal.reached()
+    await reached(journal)
     second = await server.send(message("DELETE", "/delete/a"))
     assert (await server.get("a")).json()["value"] == "old"
     assert (await server.request("GET", "/v1/status")).json()["mailbox"]["held"] == 2
-    journal.release()
+    release(journal)
     assert await status_and_json(first) == (200, {"status": "deleted"})
     assert await status_and_json(second) == (404, {"error": "Key not found"})
 
@@ -133,14 +109,14 @@ async def test_an_error_that_depends_on_a_staged_write_waits_for_its_flush(
 async def test_writes_during_a_flush_share_the_next_flush_in_order(
     server: Server, journal: HeldJournal
 ) -> None:
-    journal.hold()
+    journal.holding = True
     writers = [await server.send(set_a("0"))]
-    await journal.reached()
+    await reached(journal)
     for number in range(1, 5):
         writers.append(await server.send(set_a(f"{number}")))
         # The owner has it when it has answered who came after it.
         assert (await server.request("GET", "/readyz")).status == 200
-    journal.release()
+    release(journal)
     answers = [await writer.answer() for writer in writers]
     assert [answer.revision for answer in answers if answer is not None] == [1, 2, 3, 4, 5]
     assert journal.flushes == [1, 4]
@@ -151,18 +127,18 @@ async def test_a_response_never_shows_a_revision_that_is_not_durable(
     server: Server, journal: HeldJournal
 ) -> None:
     id_ = await opened(server)
-    journal.hold()
+    journal.holding = True
     await server.send(set_a("new"))
-    await journal.reached()
+    await reached(journal)
     await server.send(message("POST", "/set", b'{"key": "b", "value": 1}'))
     assert (await server.request("GET", "/v1/status")).json()["storage"]["staged"] == 2
     reader = await server.send(message("GET", "/get/a", None, {"Kvactor-Transaction": id_}))
     assert (await server.request("GET", "/v1/status")).json()["mailbox"]["held"] == 3
-    journal.release(hold_the_next=True)
+    journal.release()
     answer = await reader.answer()
     assert answer is not None
     assert answer.json() == {"key": "a", "value": "new"}
-    await journal.reached()
+    await reached(journal)
     assert (answer.revision, (await server.get("b")).revision) == (1, 1)
 
 
@@ -193,18 +169,18 @@ async def test_a_request_is_done_whole_when_its_client_goes_away(
             data, after = message("POST", "/commit", None, header), ["new", "new"]
         case _:
             data, after = message("GET", "/get/a", None, header), ["other", None]
-    journal.hold()
+    journal.holding = True
     if step == "get":
         await server.send(set_a("other"))
-        await journal.reached()
+        await reached(journal)
     gone = await server.send(data)
-    await journal.reached()
+    await reached(journal)
     assert (await server.request("GET", "/readyz")).status == 200
     await (gone.close() if ending == "close" else gone.reset())
     # The server has noticed when it has answered a connection that was made after that.
     assert (await server.get("a")).json()["value"] == "old"
     assert (await server.get("b")).status == 404
-    journal.release()
+    release(journal)
     assert await server.proves_itself() == 3
     answers = [(await server.get(key)).json().get("value") for key in ("a", "b")]
     assert answers == after
@@ -216,14 +192,14 @@ async def test_a_commit_whose_response_was_lost_may_be_repeated(
 ) -> None:
     id_ = await opened(server)
     await server.set("a", 1, {"Kvactor-Transaction": id_})
-    journal.hold()
+    journal.holding = True
     lost = await server.send(message("POST", f"/v1/transactions/{id_}/commit"))
-    await journal.reached()
+    await reached(journal)
     await lost.reset()
     again = await server.send(message("POST", f"/v1/transactions/{id_}/commit"))
     assert (await server.get("a")).status == 404
     assert (await server.request("GET", "/v1/status")).json()["mailbox"]["held"] == 2
-    journal.release()
+    release(journal)
     assert await status_and_json(again) == (200, {"id": id_, "depth": 0})
     assert (await server.get("a")).revision == 1
 
@@ -235,12 +211,12 @@ async def test_a_commit_whose_response_was_lost_may_be_repeated(
 async def test_a_request_to_a_full_mailbox_gets_503_until_it_is_drained(
     server: Server, journal: HeldJournal
 ) -> None:
-    journal.hold()
+    journal.holding = True
     writers = []
     for number in range(3):
         assert (await server.request("GET", "/readyz")).status == 200
         writers.append(await server.send(set_a(f"{number}")))
-        await journal.reached()
+        await reached(journal)
     for method, target, body in (
         ("POST", "/set", {"key": "a", "value": "refused"}),
         ("GET", "/get/a", None),
@@ -254,7 +230,7 @@ async def test_a_request_to_a_full_mailbox_gets_503_until_it_is_drained(
     assert (refused.status, refused.json()["code"]) == (503, "overloaded")
     assert int(refused.headers["Retry-After"]) > 0
     assert (await server.request("GET", "/healthz")).status == 200
-    journal.release()
+    release(journal)
     for writer in writers:
         assert await status_and_json(writer) == (200, {"status": "ok"})
     assert (await server.get("a")).json()["value"] == "2"

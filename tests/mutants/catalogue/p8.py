@@ -64,7 +64,7 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/actor.py",
                 "StoreActor._run",
-                find="self._room = self._settings.mailbox_size - len(owner.held)",
+                find="self._room = mailbox_size - len(owner.held)",
                 replace="",
             ),
         ),

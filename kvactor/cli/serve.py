@@ -25,7 +25,7 @@ from kvactor.server import Server, TcpListener
 from kvactor.settings import Settings, service_links
 from kvactor.storage.directory import Storage, open_directory, open_memory
 from kvactor.web.guard import is_loopback
-from kvactor.web.server import connections_possible
+from kvactor.web.limits import connections_possible
 
 log = logging.getLogger(__package__)
 

@@ -1,10 +1,10 @@
 """Bounds on what requests use together: time, memory, followers of the feed.
 
-The rule: whatever takes something gives it back in a `finally`, and it is an object of its own that
-says what was taken.
+The rule: each bound is an object of its own, and a request gives back in a `finally` what it took.
 """
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -18,6 +18,9 @@ SMALL = 64 * 1024
 #: Bytes that a client has to take within `write_timeout`, unless it takes all; streams are written in
 #: chunks of this size.
 CHUNK_SIZE = 64 * 1024
+
+#: Files that the server opens beside connections: the data, the log, the loop's own.
+OTHER_FILES = 100
 
 
 class Deadlines:
@@ -124,3 +127,13 @@ class SubscriberLimit:
             yield
         finally:
             self.count -= 1
+
+
+def connections_possible() -> int:
+    """Let the process open as many files as it may; return how many of them can be connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        hard = soft  # as on systems that say "unlimited" and do not mean it
+    return max(1, (1 << 31 if hard == resource.RLIM_INFINITY else hard) - OTHER_FILES)

@@ -1,7 +1,7 @@
-"""What a route is: its endpoint, and all that is known of it.
+"""Routes: an endpoint or a handler each, and its description.
 
-The application is made of these and so is its description (`openapi`), so that neither can have what
-the other has not.
+The application and its description (`openapi`) are made of the same routes, so neither has one that the
+other lacks.
 """
 
 import re
@@ -51,12 +51,12 @@ class ResponseSpec(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, Generic[M, R], frozen=True):
-    """One message and one answer: pure functions, and what the dispatcher has to know.
+    """One message and one answer, as pure functions.
 
-    `encode` is given the message beside the request, so that nothing is parsed twice; what it raises is
-    an outcome too, at the answer's revision. `explain` names an outcome as the HTTP API does, where the
-    core names it differently. `large`: the response may be large when it is too late to refuse it, so
-    the in-flight budget is checked before.
+    `encode` gets the message beside the request, so that nothing is parsed twice; an error that it
+    raises is an outcome at the answer's revision. `explain` names an outcome as the HTTP API does,
+    where the core names it differently. `large`: the response may be large when it is too late to
+    refuse it, so the in-flight budget is checked before.
     """
 
     parse: Callable[[Request], M]
@@ -65,7 +65,7 @@ class Endpoint(msgspec.Struct, Generic[M, R], frozen=True):
     large: bool = False
 
 
-#: For what is not one message and one answer. None: it has streamed.
+#: Serves a route that asks more than once, or not at all. It returns None after a stream.
 Handler = Callable[[Exchange], Awaitable[Response | None]]
 
 

@@ -11,7 +11,6 @@ aiohttp below the next minor version.
 
 import asyncio
 import logging
-import resource
 import struct
 import weakref
 from contextlib import suppress
@@ -41,9 +40,6 @@ SWEEP = 1.0
 
 #: Seconds that a connection over the limit has to send its request: the response to that is 503.
 REFUSAL_TIMEOUT = 2.0
-
-#: Files that the server opens beside connections: the data, the log, the loop's own.
-OTHER_FILES = 100
 
 
 def check_parser() -> None:
@@ -120,7 +116,7 @@ class _Connection(_Handler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        # What is written to is connected.
+        # Only a connection with a transport is written to.
         self._of.slow(self, cast(asyncio.Transport, self.transport))
 
     def resume_writing(self) -> None:
@@ -291,13 +287,3 @@ def create_runner(app: web.Application, settings: Settings) -> web.AppRunner:
         max_field_size=settings.max_header_size,
         auto_decompress=False,
     )
-
-
-def connections_possible() -> int:
-    """Let the process open as many files as it may; return how many of them can be connections."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):
-        hard = soft  # as on systems that say "unlimited" and do not mean it
-    return max(1, (1 << 31 if hard == resource.RLIM_INFINITY else hard) - OTHER_FILES)

@@ -1,4 +1,4 @@
-"""What is not HTTP, or bad HTTP, and clients that end in the middle of a request: each gets a 4xx or a
+"""Malformed HTTP, and clients that stop in the middle of a request: each gets a 4xx or a
 closed connection; others are served.
 """
 
@@ -80,9 +80,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("data", BAD.values(), ids=BAD)
-async def test_what_is_not_good_http_gets_400_and_a_closed_connection(
-    server: Server, data: bytes
-) -> None:
+async def test_malformed_http_gets_400_and_a_closed_connection(server: Server, data: bytes) -> None:
     connection = await server.send(data)
     answer = await connection.answer()
     if answer is not None:
@@ -176,7 +174,7 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("data", AMBIGUOUS.values(), ids=AMBIGUOUS)
-async def test_where_a_request_ends_is_never_guessed_and_what_follows_is_not_done(
+async def test_a_request_with_an_ambiguous_end_is_refused_and_the_bytes_after_it_are_ignored(
     server: Server, data: bytes
 ) -> None:
     other = await server.send(message("GET", "/healthz"))
@@ -194,16 +192,14 @@ async def test_where_a_request_ends_is_never_guessed_and_what_follows_is_not_don
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "identity, chunked"])
-async def test_a_body_in_a_coding_that_is_not_understood_is_refused(
-    server: Server, coding: str
-) -> None:
+async def test_a_body_in_an_unknown_transfer_coding_is_refused(server: Server, coding: str) -> None:
     fields = {"Transfer-Encoding": coding}
     answer = await server.exchange(message("PUT", "/v1/kv/a", None, fields) + CHUNKS)
     assert answer is None or answer.status == 400
     assert await server.proves_itself() == 1
 
 
-async def test_extensions_of_chunks_are_ignored_however_long_they_are(server: Server) -> None:
+async def test_chunk_extensions_of_any_length_are_ignored(server: Server) -> None:
     extended = CHUNKS.replace(b"18", b"18;" + b"a" * 1_000_000)
     answer = await server.exchange(message("POST", "/set", None, CHUNKED) + extended)
     assert answer is not None
@@ -211,7 +207,7 @@ async def test_extensions_of_chunks_are_ignored_however_long_they_are(server: Se
     assert (await server.get("a")).json() == {"key": "a", "value": 1}
 
 
-async def test_garbage_behind_a_good_request_gets_400_and_a_closed_connection(server: Server) -> None:
+async def test_garbage_after_a_good_request_gets_400_and_a_closed_connection(server: Server) -> None:
     connection = await server.send(message("POST", "/set", GOOD))
     stored = await connection.answer()
     assert stored is not None
@@ -228,7 +224,7 @@ async def test_garbage_behind_a_good_request_gets_400_and_a_closed_connection(se
 @pytest.mark.parametrize(
     "broken", [b"zz\r\n" + GOOD + b"\r\n0\r\n\r\n", b"5\r\n" + GOOD + b"\r\n0\r\n\r\n"]
 )
-async def test_a_chunk_that_is_broken_after_the_handler_has_begun_gets_a_4xx(
+async def test_a_broken_chunk_after_the_handler_has_begun_gets_a_4xx(
     server: Server, broken: bytes
 ) -> None:
     connection = await server.send(message("POST", "/set", None, CHUNKED | {"Expect": "100-continue"}))
@@ -259,7 +255,7 @@ async def test_a_chunk_that_is_broken_after_the_handler_has_begun_gets_a_4xx(
         pytest.param(message("POST", "/v1/transactions", b"{}")[:-1], id="in a body on v1"),
     ],
 )
-async def test_a_request_that_is_cut_off_does_nothing_and_is_no_fault_of_the_servers(
+async def test_a_truncated_request_does_nothing_and_logs_no_fault(
     server: Server, caplog: pytest.LogCaptureFixture, half: bytes, ending: str
 ) -> None:
     connection = await server.connect()
@@ -272,7 +268,7 @@ async def test_a_request_that_is_cut_off_does_nothing_and_is_no_fault_of_the_ser
     assert [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR] == []
 
 
-async def test_a_whole_body_in_single_bytes_is_taken(server: Server) -> None:
+async def test_a_body_in_single_bytes_is_accepted(server: Server) -> None:
     connection = await server.connect()
     for byte in message("POST", "/set", GOOD):
         await connection.send(bytes([byte]))
@@ -281,7 +277,7 @@ async def test_a_whole_body_in_single_bytes_is_taken(server: Server) -> None:
     assert (answer.status, answer.revision) == (200, 1)
 
 
-async def test_a_body_in_chunks_is_taken(server: Server) -> None:
+async def test_a_chunked_body_is_accepted(server: Server) -> None:
     chunks = (
         b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (GOOD[:5], GOOD[5:])) + b"0\r\n\r\n"
     )

@@ -1,5 +1,5 @@
-"""What no client should send: each gets a clear 4xx, or a closed connection where HTTP knows no answer.
-After each, nothing is changed, nothing is logged as a fault of the server's, and others are served.
+"""Bad requests: each gets a clear 4xx, or a closed connection where HTTP has no response.
+After each, nothing has changed, no fault is logged, and other clients are served.
 """
 
 import gzip
@@ -17,7 +17,7 @@ GOOD = b'{"key": "a", "value": 1}'
 
 @pytest.fixture(autouse=True)
 def no_fault_of_the_servers(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Expect, at the end of each test, that no line of kvactor's log says that kvactor failed."""
+    """At the end of each test, kvactor's log has no error."""
     yield
     faults = [one for one in caplog.get_records("call") if one.levelno >= logging.ERROR]
     assert [one.getMessage() for one in faults if one.name.startswith("kvactor")] == []
@@ -32,8 +32,8 @@ async def refused(server: Server, data: bytes, *statuses: int) -> Answer:
     return answer
 
 
-def tells_seed_error(answer: Answer) -> bool:
-    """Is it an error in the shape of SEED.md, with the revision?"""
+def is_simple_error(answer: Answer) -> bool:
+    """Is it an error in the shape of the simple routes, with the revision?"""
     body = answer.json()
     return set(body) == {"error"} and bool(body["error"]) and answer.revision == 0
 
@@ -118,26 +118,26 @@ TOO_LARGE = {
 
 @pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON)
 async def test_a_body_that_is_not_json_gets_400(server: Server, body: bytes) -> None:
-    assert tells_seed_error(await refused(server, message("POST", "/set", body), 400))
+    assert is_simple_error(await refused(server, message("POST", "/set", body), 400))
 
 
 @pytest.mark.parametrize("body", NOT_UNDERSTOOD.values(), ids=NOT_UNDERSTOOD)
-async def test_a_body_that_means_nothing_gets_400(server: Server, body: bytes) -> None:
-    assert tells_seed_error(await refused(server, message("POST", "/set", body), 400))
+async def test_a_body_of_another_type_gets_400(server: Server, body: bytes) -> None:
+    assert is_simple_error(await refused(server, message("POST", "/set", body), 400))
 
 
 @pytest.mark.parametrize("body", TOO_LARGE.values(), ids=TOO_LARGE)
-async def test_what_is_too_large_gets_413(server: Server, body: bytes) -> None:
-    assert tells_seed_error(await refused(server, message("POST", "/set", body), 413))
+async def test_a_body_or_value_over_its_limit_gets_413(server: Server, body: bytes) -> None:
+    assert is_simple_error(await refused(server, message("POST", "/set", body), 413))
 
 
-async def test_no_body_at_all_gets_400(server: Server) -> None:
-    assert tells_seed_error(await refused(server, message("POST", "/set"), 400))
+async def test_a_missing_body_gets_400(server: Server) -> None:
+    assert is_simple_error(await refused(server, message("POST", "/set"), 400))
 
 
-async def test_a_body_with_a_content_coding_gets_a_4xx_and_is_not_unpacked(server: Server) -> None:
+async def test_a_compressed_body_gets_a_4xx_and_is_not_decompressed(server: Server) -> None:
     data = message("POST", "/set", gzip.compress(GOOD), {"Content-Encoding": "gzip"})
-    assert tells_seed_error(await refused(server, data, 400, 415))
+    assert is_simple_error(await refused(server, data, 400, 415))
 
 
 # -- paths --
@@ -159,14 +159,14 @@ async def test_a_body_with_a_content_coding_gets_a_4xx_and_is_not_unpacked(serve
         pytest.param("k" * 8000, id="8,000 bytes"),
     ],
 )
-async def test_a_path_that_is_no_key_gets_400(server: Server, method: str, key: str) -> None:
+async def test_a_malformed_key_in_a_path_gets_400(server: Server, method: str, key: str) -> None:
     target = f"/{method.lower()}/{key}"
-    assert tells_seed_error(await refused(server, message(method, target), 400))
+    assert is_simple_error(await refused(server, message(method, target), 400))
 
 
 @pytest.mark.parametrize("target", ["/get", "/get/", "/delete/", "/", "//get/a", "/set/a", "/Get/a"])
 async def test_a_path_without_a_route_gets_404(server: Server, target: str) -> None:
-    assert tells_seed_error(await refused(server, message("GET", target), 404))
+    assert is_simple_error(await refused(server, message("GET", target), 404))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ async def test_a_path_without_a_route_gets_404(server: Server, target: str) -> N
         ("PATCH", "/commit", {"POST"}),
     ],
 )
-async def test_a_wrong_method_gets_405_and_is_told_the_right_one(
+async def test_a_wrong_method_gets_405_and_allow(
     server: Server, method: str, target: str, allowed: set[str]
 ) -> None:
     # HTTP has no body in an answer to HEAD, so none of them is read here.
@@ -202,7 +202,7 @@ async def test_a_wrong_method_on_v1_gets_a_problem_document(server: Server) -> N
 
 
 @pytest.mark.parametrize("path", ["/set", "/get/a", "/delete/a", "/healthz"])
-async def test_a_target_that_is_no_path_is_refused(server: Server, path: str) -> None:
+async def test_a_target_without_a_path_is_refused(server: Server, path: str) -> None:
     assert (await server.request("GET", f"http://localhost{path}")).status == 400
     assert await server.proves_itself() == 1
 
@@ -210,7 +210,7 @@ async def test_a_target_that_is_no_path_is_refused(server: Server, path: str) ->
 # -- steps out of order --
 
 
-async def test_a_commit_too_many_gets_400(server: Server) -> None:
+async def test_a_commit_without_a_transaction_gets_400(server: Server) -> None:
     await server.request("POST", "/begin")
     assert (await server.request("POST", "/commit")).status == 200
     again = await refused(server, message("POST", "/commit"), 400)
@@ -220,32 +220,32 @@ async def test_a_commit_too_many_gets_400(server: Server) -> None:
 async def test_a_33rd_begin_gets_400_and_the_32_stay_open(server: Server) -> None:
     for _ in range(32):
         assert (await server.request("POST", "/begin")).status == 200
-    assert tells_seed_error(await server.request("POST", "/begin"))
+    assert is_simple_error(await server.request("POST", "/begin"))
     for _ in range(32):
         assert (await server.request("POST", "/rollback")).status == 200
-    assert tells_seed_error(await refused(server, message("POST", "/rollback"), 400))
+    assert is_simple_error(await refused(server, message("POST", "/rollback"), 400))
 
 
 async def test_an_unknown_transaction_gets_404(server: Server) -> None:
     headers = {"Kvactor-Transaction": "nobody's"}
-    assert tells_seed_error(await refused(server, message("POST", "/set", GOOD, headers), 404))
+    assert is_simple_error(await refused(server, message("POST", "/set", GOOD, headers), 404))
 
 
-async def test_a_transaction_id_of_wild_bytes_gets_404(server: Server) -> None:
+async def test_a_transaction_id_of_arbitrary_bytes_gets_404(server: Server) -> None:
     data = b"GET /get/a HTTP/1.1\r\nHost: localhost\r\nKvactor-Transaction: \xff\xfe\r\n\r\n"
-    assert tells_seed_error(await refused(server, data, 404))
+    assert is_simple_error(await refused(server, data, 404))
 
 
-async def test_an_expectation_that_nobody_knows_gets_417(server: Server) -> None:
+async def test_an_unknown_expectation_gets_417(server: Server) -> None:
     data = message("POST", "/set", GOOD, {"Expect": "tea"})
     # aiohttp refuses it before anything of ours is asked.
     await refused(server, data, 417)
 
 
 @pytest.mark.parametrize("settings", [Settings(max_body_size=1000)])
-async def test_a_small_limit_of_the_body_is_kept_too(server: Server) -> None:
+async def test_a_small_max_body_size_is_enforced(server: Server) -> None:
     body = with_value(b'"%b"' % (b"a" * 1000))
-    assert tells_seed_error(await refused(server, message("POST", "/set", body), 413))
+    assert is_simple_error(await refused(server, message("POST", "/set", body), 413))
     chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     data = message("POST", "/set", None, {"Transfer-Encoding": "chunked"}) + chunked
     answer = await server.exchange(data)

@@ -1,5 +1,5 @@
-"""Clients that do not read, or do not end what they send, and too many of them: they hold what has a
-bound, for as long as it is allowed; everybody else is served.
+"""Slow clients and too many connections: slow clients are disconnected, connections over the limit get
+503, large bodies and responses are bounded, and other clients are served meanwhile.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ async def until(happened: Callable[[], bool]) -> None:
 
 
 class Reader:
-    """A client that reads when it is told to, and whose kernel reads little on its own."""
+    """A client that reads only in `read`, with a small buffer in its kernel."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -86,8 +86,8 @@ async def reader() -> AsyncIterator[Reader]:
 
 
 class Wire(asyncio.Transport):
-    """The server's end of a connection whose client and kernel take what they are told to take, or, if
-    they are `quick`, all.
+    """The server's end of a connection. Its client and kernel take data when `take` is called, or, if
+    `quick`, at once.
     """
 
     def __init__(self, runner: web.AppRunner, data: bytes, *, quick: bool = False) -> None:
@@ -106,7 +106,7 @@ class Wire(asyncio.Transport):
         self.receive(data)
 
     def receive(self, data: bytes) -> None:
-        """Bring the server what its client sends."""
+        """Receive data from the client."""
         self._protocol.data_received(data)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -125,7 +125,7 @@ class Wire(asyncio.Transport):
             self._protocol.pause_writing()
 
     def take(self) -> None:
-        """Let all of it go."""
+        """Take all that was written."""
         self.size = 0
         if self._protocol.writing_paused:
             self._protocol.resume_writing()
@@ -147,7 +147,7 @@ Advance = Callable[[float], None]
 
 @pytest.fixture
 async def advance(monkeypatch: pytest.MonkeyPatch) -> Advance:
-    """Let seconds pass for the loop."""
+    """Advance the loop's clock by seconds."""
     loop = asyncio.get_running_loop()
     time, passed = loop.time, 0.0
 
@@ -160,18 +160,18 @@ async def advance(monkeypatch: pytest.MonkeyPatch) -> Advance:
 
 
 async def swept() -> None:
-    """Let what is due be done."""
+    """Run what is due."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-# -- who does not read --
+# -- slow clients --
 
 PATIENT = Settings(write_timeout=30, keepalive_timeout=10_000, heartbeat=10_000)
 
 
 @pytest.mark.parametrize("settings", [PATIENT])
-async def test_who_reads_slowly_but_surely_is_not_cut_off_and_who_stops_is(
+async def test_a_slow_reader_is_served_and_one_that_stops_is_disconnected(
     server: Server, actor: StoreActor, reader: Reader, advance: Advance
 ) -> None:
     await fill(server)
@@ -193,7 +193,7 @@ async def test_who_reads_slowly_but_surely_is_not_cut_off_and_who_stops_is(
 
 @pytest.mark.parametrize("settings", [Settings(write_timeout=0.05)])
 @pytest.mark.parametrize("field", ["Connection: close", "Connection: keep-alive"])
-async def test_an_answer_that_nobody_reads_does_not_keep_its_connection(
+async def test_a_client_that_does_not_read_its_response_is_disconnected(
     server: Server, actor: StoreActor, reader: Reader, field: str
 ) -> None:
     await fill(server)
@@ -205,7 +205,7 @@ async def test_an_answer_that_nobody_reads_does_not_keep_its_connection(
 
 
 @pytest.mark.parametrize("settings", [Settings(write_timeout=0.05)])
-async def test_a_stream_that_nobody_reads_is_cut_off(
+async def test_a_client_that_does_not_read_its_stream_is_disconnected(
     server: Server, actor: StoreActor, reader: Reader
 ) -> None:
     await fill(server)
@@ -214,7 +214,7 @@ async def test_a_stream_that_nobody_reads_is_cut_off(
     await until(lambda: actor.metrics.subscribers() == actor.metrics.connections == 0)
 
 
-async def test_a_large_event_is_written_in_pieces(server: Server) -> None:
+async def test_a_large_event_is_written_in_chunks(server: Server) -> None:
     assert (await server.request("POST", "/v1/batch", BATCH)).status == 200
     connection = await server.send(STREAM)
     await connection.head()
@@ -255,7 +255,7 @@ HEALTH = message("GET", "/healthz")
 
 @pytest.mark.parametrize("settings", [Settings(max_connections=1)])
 @pytest.mark.parametrize("data", [b"", HEALTH[:10]])
-async def test_a_stop_does_not_wait_for_connections_that_were_made_right_before_it(
+async def test_a_stop_does_not_wait_for_connections_made_right_before_it(
     server: Server, runner: web.AppRunner, data: bytes
 ) -> None:
     # None of their tasks has begun, and the second one is one too many.
@@ -286,7 +286,7 @@ async def test_a_request_that_came_right_before_a_stop_is_answered(
 
 @pytest.mark.parametrize("settings", [PATIENT])
 @pytest.mark.parametrize("field", [b"Connection: close", b"Connection: keep-alive"])
-async def test_the_smallest_answer_that_is_not_taken_is_watched_as_a_large_one_is(
+async def test_a_small_response_that_is_not_read_is_watched_as_a_large_one(
     server: Server, runner: web.AppRunner, advance: Advance, field: bytes
 ) -> None:
     wire = Wire(runner, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n" % field)
@@ -300,7 +300,7 @@ async def test_the_smallest_answer_that_is_not_taken_is_watched_as_a_large_one_i
     await server.proves_itself()
 
 
-# -- how many --
+# -- the number of connections --
 
 
 async def ready(connection: Connection) -> Answer:
@@ -311,7 +311,7 @@ async def ready(connection: Connection) -> Answer:
 
 
 @pytest.mark.parametrize("settings", [Settings(max_connections=2)])
-async def test_one_connection_too_many_is_told_to_come_back_and_closed(
+async def test_a_connection_over_the_limit_gets_503_and_is_closed(
     server: Server, actor: StoreActor
 ) -> None:
     first, second, third = [await server.connect() for _ in range(3)]
@@ -321,9 +321,9 @@ async def test_one_connection_too_many_is_told_to_come_back_and_closed(
     assert (refused.headers["Retry-After"], refused.headers["Connection"]) == ("1", "close")
     assert refused.revision == 0
     assert await third.answer() is None
-    seed = await server.exchange(message("POST", "/set", b'{"key": "a", "value": 1}'))
-    assert seed is not None
-    assert (seed.status, set(seed.json())) == (503, {"error"})
+    simple = await server.exchange(message("POST", "/set", b'{"key": "a", "value": 1}'))
+    assert simple is not None
+    assert (simple.status, set(simple.json())) == (503, {"error"})
     assert (await ready(first)).status == 200
     assert actor.revision == 0
     assert actor.metrics.errors["too_many_connections"] == 2
@@ -333,9 +333,7 @@ async def test_one_connection_too_many_is_told_to_come_back_and_closed(
 
 
 @pytest.mark.parametrize("settings", [Settings(max_connections=1)])
-async def test_who_is_one_too_many_and_says_nothing_is_closed_soon(
-    server: Server, advance: Advance
-) -> None:
+async def test_a_silent_connection_over_the_limit_is_closed(server: Server, advance: Advance) -> None:
     assert (await ready(await server.connect())).status == 200
     silent, half = await server.connect(), await server.send(b"GET / HT")
     advance(3)
@@ -354,9 +352,9 @@ async def test_connections_are_counted_while_they_are_open(server: Server, actor
     await until(lambda: actor.metrics.connections == 0)
 
 
-# -- how much --
+# -- large bodies and responses --
 
-SMALL_ROOM = Settings(max_in_flight_size=200 * KiB)
+SMALL_BUDGET = Settings(max_in_flight_size=200 * KiB)
 
 
 async def upload(server: Server, key: str, size: int, of: int) -> Connection:
@@ -376,8 +374,8 @@ async def overloaded(answer: Answer | None) -> None:
     assert int(answer.headers["Retry-After"]) > 0
 
 
-@pytest.mark.parametrize("settings", [SMALL_ROOM])
-async def test_large_bodies_that_are_under_way_have_a_bound_and_small_ones_go_past_it(
+@pytest.mark.parametrize("settings", [SMALL_BUDGET])
+async def test_large_bodies_under_way_are_bounded_and_small_ones_are_not(
     server: Server, actor: StoreActor
 ) -> None:
     first = await upload(server, "first", 150 * KiB, of=150 * KiB + 1)
@@ -394,8 +392,8 @@ async def test_large_bodies_that_are_under_way_have_a_bound_and_small_ones_go_pa
     assert (await put(server, "second", 150 * KiB)).status in {200, 201}
 
 
-@pytest.mark.parametrize("settings", [SMALL_ROOM])
-async def test_large_answers_that_are_under_way_have_a_bound_and_small_ones_go_past_it(
+@pytest.mark.parametrize("settings", [SMALL_BUDGET])
+async def test_large_responses_under_way_are_bounded_and_small_ones_are_not(
     server: Server, reader: Reader
 ) -> None:
     await fill(server)
@@ -411,8 +409,8 @@ async def test_large_answers_that_are_under_way_have_a_bound_and_small_ones_go_p
             pass
 
 
-@pytest.mark.parametrize("settings", [SMALL_ROOM])
-async def test_an_event_takes_room_until_it_is_read(server: Server, runner: web.AppRunner) -> None:
+@pytest.mark.parametrize("settings", [SMALL_BUDGET])
+async def test_an_event_holds_budget_until_it_is_read(server: Server, runner: web.AppRunner) -> None:
     assert (await server.request("POST", "/v1/batch", BATCH)).status == 200
     wire = Wire(runner, STREAM)
     await until(lambda: wire.written > CHUNK_SIZE)
@@ -427,8 +425,8 @@ async def test_an_event_takes_room_until_it_is_read(server: Server, runner: web.
     wire.abort()
 
 
-@pytest.mark.parametrize("settings", [SMALL_ROOM])
-async def test_a_write_is_refused_for_want_of_room_before_it_is_done_or_not_at_all(
+@pytest.mark.parametrize("settings", [SMALL_BUDGET])
+async def test_a_write_is_refused_before_it_is_done_or_not_at_all(
     server: Server, reader: Reader
 ) -> None:
     await put(server, "a", 300 * KiB)
@@ -452,7 +450,7 @@ async def test_a_write_is_refused_for_want_of_room_before_it_is_done_or_not_at_a
 
 
 @pytest.mark.parametrize("settings", [Settings(max_in_flight_size=2 * MiB)])
-async def test_pages_are_shorter_while_there_is_little_room_and_lead_to_the_end_all_the_same(
+async def test_pages_are_shorter_while_the_budget_is_small_and_still_reach_the_end(
     server: Server,
 ) -> None:
     keys = [f"{number:03}" for number in range(200)]
@@ -475,6 +473,6 @@ async def test_pages_are_shorter_while_there_is_little_room_and_lead_to_the_end_
 
 
 @pytest.mark.parametrize("settings", [Settings(max_in_flight_size=0)])
-async def test_who_is_alone_has_all_the_room_there_is(server: Server) -> None:
+async def test_a_request_that_is_alone_is_never_over_the_budget(server: Server) -> None:
     assert (await put(server, "a", MiB)).status == 201
     assert len((await server.request("GET", "/v1/kv/a")).body) == MiB

@@ -1,4 +1,4 @@
-"""README and docs/ name what there is: each route, error, metric, operation and limit, and no other."""
+"""README and docs/ name every route, error, metric, operation and limit, and no other."""
 
 import inspect
 import re
@@ -99,7 +99,7 @@ def test_the_operations_of_a_batch_have_their_fields() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_limit_is_told_as_it_is_by_default(document: Path) -> None:
+def test_a_documented_limit_is_the_default(document: Path) -> None:
     defaults = {setting.name: setting.default for setting in table()}
     for name, number, unit in LIMIT.findall(document.read_text()):
         told = int(number.replace(",", "")) * (1024 * 1024 if unit else 1)
@@ -107,7 +107,7 @@ def test_a_limit_is_told_as_it_is_by_default(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_leads_somewhere(document: Path) -> None:
+def test_every_link_resolves(document: Path) -> None:
     text = document.read_text()
     for block in blocks(text):
         text = text.replace(block.text, "")

@@ -1,4 +1,4 @@
-"""Errors: one table that misses none, and faults of the server's that tell its log, not the client."""
+"""Errors: the table is complete, and the server's own faults are logged and not sent."""
 
 import asyncio
 import logging
@@ -70,7 +70,7 @@ class Careless(StoreActor):
         ("/v1/status", {"type", "title", "status", "code", "detail"}),
     ],
 )
-async def test_an_unexpected_exception_is_in_the_log_and_not_in_the_answer(
+async def test_an_unexpected_exception_is_logged_and_not_sent(
     aiohttp_client: AiohttpClient,
     storage: Storage,
     settings: Settings,
@@ -100,7 +100,7 @@ class FailingJournal(MemoryJournal):
         done(OSError(5, "a cable has come off"))
 
 
-async def test_a_flush_that_fails_is_told_as_an_unknown_outcome_and_nothing_is_taken_after_it(
+async def test_a_failed_flush_is_an_unknown_outcome_and_later_requests_are_refused(
     aiohttp_client: AiohttpClient, settings: Settings
 ) -> None:
     actor = StoreActor(Storage(FailingJournal(), MemoryTree()), settings)
@@ -123,7 +123,7 @@ class FullJournal(MemoryJournal):
         return 1000
 
 
-async def test_without_space_writes_get_507_and_reads_go_on(
+async def test_writes_on_a_full_disk_get_507_and_reads_go_on(
     aiohttp_client: AiohttpClient, settings: Settings
 ) -> None:
     actor = StoreActor(Storage(FullJournal(), MemoryTree()), settings)
@@ -136,7 +136,7 @@ async def test_without_space_writes_get_507_and_reads_go_on(
     await actor.stop()
 
 
-async def test_a_server_that_is_stopping_says_so_with_503(client: Client, actor: StoreActor) -> None:
+async def test_a_stopping_server_answers_503(client: Client, actor: StoreActor) -> None:
     await actor.stop()
     answer = await client.get("/readyz")
     assert (answer.status, set(await answer.json())) == (503, {"error"})
@@ -188,7 +188,7 @@ async def test_problem_documents_are_for_v1_alone(client: Client) -> None:
         assert ("code" in msgspec.json.decode(await answer.read(), type=dict[str, object])) is in_v1
 
 
-async def test_the_key_in_an_error_is_no_markup_to_a_browser(client: Client) -> None:
+async def test_an_error_with_markup_in_it_is_json(client: Client) -> None:
     answer = await client.get("/<script>alert(1)</script>")
     assert (answer.status, answer.content_type) == (404, "application/json")
 

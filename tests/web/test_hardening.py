@@ -1,11 +1,12 @@
-"""What a server on aiohttp has to be told, or do by itself, before it can be relied upon: the list.
+"""The list of what a server on aiohttp needs beyond its defaults.
 
-What is not here is tested where it belongs:
+Other tests hold these parts of it:
 
+- the internals of aiohttp that are relied on: test_server
 - a body that does not arrive in time: test_errors, ..._gets_408; too much under way: test_connections
-- writing in pieces of 64 KiB, and who does not read: test_connections
-- no start without the parser in C: test_errors, test_create_app_refuses_...
-- other HTTP than 1.0 and 1.1, targets that are no path, requests whose end is ambiguous: test_bad_http
+- writing in chunks of 64 KiB, and slow clients: test_connections
+- no start without the parser in C: test_errors, test_create_app_refuses_aiohttp_...
+- other HTTP than 1.0 and 1.1, targets without a path, requests with an ambiguous end: test_bad_http
 - Host, Origin, preflights, no CORS: test_origins
 - a warning on other than loopback addresses: process/test_start, ..._warns_that_...
 - tracebacks of the server's own faults stay in the log: test_errors, test_an_unexpected_exception_...
@@ -38,7 +39,7 @@ async def until(happened: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("settings", [Settings(keepalive_timeout=0.05)])
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHo", message("GET", "/healthz")])
-async def test_a_connection_that_is_idle_or_does_not_end_its_head_is_closed(
+async def test_a_connection_that_is_idle_or_in_the_middle_of_a_head_is_closed(
     server: Server, begun: bytes
 ) -> None:
     connection = await server.send(begun)
@@ -54,7 +55,7 @@ def test_a_connection_may_be_idle_for_75_seconds_and_not_for_an_hour() -> None:
 @pytest.mark.parametrize(
     ("settings", "lines"), [(Settings(), 0), (Settings(access_log=True), 1)], ids=["default", "asked"]
 )
-async def test_requests_are_logged_only_when_that_is_asked_for(
+async def test_requests_are_logged_only_with_access_log(
     server: Server, caplog: pytest.LogCaptureFixture, lines: int
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -62,7 +63,7 @@ async def test_requests_are_logged_only_when_that_is_asked_for(
     assert len([one for one in caplog.records if "/healthz" in one.getMessage()]) == lines
 
 
-async def test_a_compressed_body_is_stored_as_it_is_and_not_blown_up(server: Server) -> None:
+async def test_a_compressed_value_is_stored_as_it_is(server: Server) -> None:
     bomb = gzip.compress(bytes(50_000_000))
     fields = {"Content-Encoding": "gzip"}
     stored = await server.exchange(message("PUT", "/v1/kv/bomb", bomb, fields))
@@ -85,7 +86,7 @@ async def test_a_path_is_decoded_once_and_strictly(server: Server, path: str, ke
     assert [item["key"] for item in items] == ([] if key is None else [key])
 
 
-async def test_an_upload_that_is_broken_off_is_one_line_in_the_log_and_no_traceback(
+async def test_a_broken_upload_is_logged_in_one_line_without_a_traceback(
     server: Server, actor: StoreActor, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -139,7 +140,7 @@ async def test_a_stop_waits_for_a_client_that_does_not_read_for_shutdown_timeout
         await server.stop()
 
 
-async def test_a_stop_closes_the_door_then_ends_streams_then_answers_then_closes_the_storage(
+async def test_a_stop_closes_the_listener_then_streams_then_requests_then_the_storage(
     server: Server, journal: HeldJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []

@@ -1,5 +1,5 @@
-"""Requests during a flush: nothing is visible before it is durable, clients may go away, and requests
-over the bounds are refused.
+"""Requests during a flush: staged writes are invisible, clients may go away, and requests over the
+limit are refused.
 
 The journal holds a flush until the test releases it, so each test is exactly in the middle of one.
 """
@@ -67,7 +67,7 @@ async def opened(server: Server) -> str:
 # -- nobody sees too early (P3) --
 
 
-async def test_no_value_is_visible_before_it_is_durable_and_reads_do_not_wait(
+async def test_a_value_is_invisible_until_it_is_durable_and_reads_do_not_wait(
     server: Server, journal: HeldJournal
 ) -> None:
     await server.set("a", "old")
@@ -91,7 +91,7 @@ async def test_no_value_is_visible_before_it_is_durable_and_reads_do_not_wait(
     assert (read.json()["value"], read.revision) == ("new", 3)
 
 
-async def test_a_refusal_that_rests_on_what_is_not_durable_waits_for_it(
+async def test_an_error_that_depends_on_a_staged_write_waits_for_its_flush(
     server: Server, journal: HeldJournal
 ) -> None:
     await server.set("a", "old")
@@ -106,7 +106,7 @@ async def test_a_refusal_that_rests_on_what_is_not_durable_waits_for_it(
     assert await status_and_json(second) == (404, {"error": "Key not found"})
 
 
-async def test_writes_during_a_flush_are_flushed_together_in_their_order(
+async def test_writes_during_a_flush_share_the_next_flush_in_order(
     server: Server, journal: HeldJournal
 ) -> None:
     journal.holding = True
@@ -123,7 +123,7 @@ async def test_writes_during_a_flush_are_flushed_together_in_their_order(
     assert (await server.get("a")).json()["value"] == "4"
 
 
-async def test_no_answer_says_a_revision_that_is_not_durable(
+async def test_a_response_never_shows_a_revision_that_is_not_durable(
     server: Server, journal: HeldJournal
 ) -> None:
     id_ = await opened(server)
@@ -147,7 +147,7 @@ async def test_no_answer_says_a_revision_that_is_not_durable(
 
 @pytest.mark.parametrize("ending", ["close", "reset"])
 @pytest.mark.parametrize("step", ["set", "delete", "shared commit", "isolated commit", "get"])
-async def test_what_a_client_has_asked_for_is_done_whole_when_it_goes_away_in_the_middle(
+async def test_a_request_is_done_whole_when_its_client_goes_away(
     server: Server, journal: HeldJournal, actor: StoreActor, step: str, ending: str
 ) -> None:
     await server.set("a", "old")
@@ -187,7 +187,7 @@ async def test_what_a_client_has_asked_for_is_done_whole_when_it_goes_away_in_th
     assert not actor.done.done()
 
 
-async def test_a_client_that_lost_the_answer_to_a_commit_may_repeat_it(
+async def test_a_commit_whose_response_was_lost_may_be_repeated(
     server: Server, journal: HeldJournal
 ) -> None:
     id_ = await opened(server)
@@ -208,7 +208,7 @@ async def test_a_client_that_lost_the_answer_to_a_commit_may_repeat_it(
 
 
 @pytest.mark.parametrize("settings", [Settings(mailbox_size=3)])
-async def test_a_full_mailbox_gets_503_until_it_is_drained(
+async def test_a_request_to_a_full_mailbox_gets_503_until_it_is_drained(
     server: Server, journal: HeldJournal
 ) -> None:
     journal.holding = True

@@ -1,4 +1,4 @@
-"""The API's description: it and the application have the same routes, and /docs shows it by itself."""
+"""The API's description has the application's routes, and /docs shows it without other servers."""
 
 import re
 from collections.abc import Iterator
@@ -49,20 +49,20 @@ async def test_every_error_of_the_table_is_in_the_description(document: Document
     assert told >= {(str(int(status)), kind.code) for kind, status in STATUS.items()}
 
 
-async def test_every_name_that_the_description_refers_to_is_in_it(document: Document) -> None:
+async def test_every_reference_in_the_description_resolves(document: Document) -> None:
     components = document["components"]["schemas"]
     names = set(re.findall(r"'#/components/schemas/(\w+)'", str(document)))
     assert names
     assert names <= set(components)
 
 
-async def test_operations_have_names_of_their_own(document: Document) -> None:
+async def test_operations_have_unique_ids(document: Document) -> None:
     names = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(set(names)) == len(names)
     assert all(operation["summary"] for _, _, operation in operations(document))
 
 
-async def test_the_documentation_comes_from_this_server_alone(client: Client) -> None:
+async def test_the_documentation_loads_from_this_server_alone(client: Client) -> None:
     page = await client.get("/docs")
     assert (page.status, page.content_type) == (200, "text/html")
     text = await page.text()

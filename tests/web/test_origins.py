@@ -1,5 +1,5 @@
-"""Pages of other origins do not get in: a browser would lend them its place in the network. Nor do
-those whose own name was made to lead here.
+"""The request guard refuses pages of other origins, and pages whose own name resolves to this server:
+a browser would lend them its place in the network.
 """
 
 import pytest
@@ -23,7 +23,7 @@ REQUESTS = [
 
 @pytest.mark.parametrize(("method", "path"), REQUESTS)
 @pytest.mark.parametrize("origin", ["http://127.0.0.1:1", "https://elsewhere.example", "null", ""])
-async def test_a_page_of_another_origin_is_refused_and_nothing_is_done(
+async def test_a_request_of_another_origin_is_refused_and_changes_nothing(
     client: Client, method: str, path: str, origin: str
 ) -> None:
     answer = await client.request(method, path, headers={"Origin": origin}, data=b"1")
@@ -36,13 +36,13 @@ async def test_a_page_of_another_origin_is_refused_and_nothing_is_done(
     assert (status["revision"], status["transactions"]["shared"]["depth"]) == (0, 0)
 
 
-async def test_a_page_of_the_servers_own_is_welcome(client: Client) -> None:
+async def test_a_request_of_the_same_origin_is_served(client: Client) -> None:
     origin = str(client.make_url("/")).rstrip("/")
     answer = await client.put("/v1/kv/a", headers={"Origin": origin}, data=b"1")
     assert answer.status == 201
 
 
-async def test_a_preflight_gets_no_leave(client: Client) -> None:
+async def test_a_preflight_is_refused(client: Client) -> None:
     headers = {"Origin": "http://127.0.0.1:1", "Access-Control-Request-Method": "PUT"}
     answer = await client.options("/v1/kv/a", headers=headers)
     assert answer.status == 403
@@ -92,7 +92,7 @@ def asked(host: str | None, **headers: str) -> tuple[tuple[int, int], str, CIMul
 
 
 @pytest.mark.parametrize(("method", "path"), EVERYWHERE)
-async def test_a_name_that_was_made_to_lead_here_is_refused_and_nothing_is_done(
+async def test_a_foreign_name_in_host_is_refused_and_changes_nothing(
     server: Server, method: str, path: str
 ) -> None:
     # The browser says nothing of another origin: by the name it is the same.
@@ -107,14 +107,14 @@ async def test_a_name_that_was_made_to_lead_here_is_refused_and_nothing_is_done(
     assert (status["revision"], status["transactions"]["shared"]["depth"]) == (0, 0)
 
 
-async def test_who_names_no_host_is_let_in(server: Server) -> None:
+async def test_http_1_0_without_a_host_is_served(server: Server) -> None:
     answer = await server.exchange(b"GET /healthz HTTP/1.0\r\n\r\n")
     assert answer is not None
     assert answer.status == 200
 
 
 @pytest.mark.parametrize("listening", ["127.0.0.1", "::1", "localhost", "127.9.9.9", "kv.localhost"])
-def test_on_a_loopback_address_only_names_of_the_machine_itself_are_let_in(listening: str) -> None:
+def test_guard_on_a_loopback_address_accepts_loopback_names_only(listening: str) -> None:
     guard = RequestGuard(Settings(host=listening))
     for host in [*OWN, None]:
         guard.check(*asked(host))
@@ -124,7 +124,7 @@ def test_on_a_loopback_address_only_names_of_the_machine_itself_are_let_in(liste
 
 
 @pytest.mark.parametrize("listening", ["127.0.0.1", "0.0.0.0", "192.0.2.1"])  # noqa: S104 (not bound)
-def test_allowed_hosts_are_let_in_and_no_others_wherever_the_server_listens(listening: str) -> None:
+def test_guard_with_allowed_hosts_accepts_those_and_no_others_on_any_address(listening: str) -> None:
     guard = RequestGuard(Settings(host=listening, allowed_hosts="kv.example, Other.Example:8080 ,"))
     for host in [*OWN, "kv.example", "KV.example.:80", "other.example", f"{listening}:5000"]:
         guard.check(*asked(host))
@@ -134,7 +134,7 @@ def test_allowed_hosts_are_let_in_and_no_others_wherever_the_server_listens(list
 
 
 @pytest.mark.parametrize("listening", ["0.0.0.0", "192.0.2.1", "::", "server.example"])  # noqa: S104
-def test_on_other_addresses_any_name_is_let_in_unless_some_are_allowed(listening: str) -> None:
+def test_guard_on_another_address_accepts_any_name_without_allowed_hosts(listening: str) -> None:
     guard = RequestGuard(Settings(host=listening))
     for host in [*OWN, *FOREIGN]:
         guard.check(*asked(host))
@@ -142,7 +142,7 @@ def test_on_other_addresses_any_name_is_let_in_unless_some_are_allowed(listening
         guard.check(*asked("a.example", Origin="http://b.example"))
 
 
-def test_names_that_are_remembered_have_a_bound() -> None:
+def test_guard_remembers_a_bounded_number_of_names() -> None:
     guard = RequestGuard(Settings())
     for number in range(100 * KNOWN):
         guard.check(*asked(f"{number}.localhost"))

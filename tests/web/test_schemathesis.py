@@ -1,4 +1,4 @@
-"""The server does what its description says, whatever is asked of it: schemathesis asks."""
+"""Schemathesis finds no request whose response differs from the description."""
 
 import asyncio
 import re

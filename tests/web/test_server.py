@@ -137,6 +137,15 @@ async def test_a_response_that_is_sent_already_is_not_sent_again() -> None:
     assert response.keep_alive is not None, "aiohttp does not know if the connection is kept."
 
 
+def test_a_response_has_all_that_aiohttps_own_has() -> None:
+    own = vars(web.Response(body=b"body", status=201, headers={"A": "b"}))
+    made = vars(to_aiohttp(Response(1, b"body", 201), 0))
+    of_compression = {"_compressed_body", "_zlib_executor", "_zlib_executor_size"}
+    assert made.keys() == own.keys() - of_compression, "aiohttp's responses have other attributes now."
+    same = ("_state", "_status", "_reason", "_body")
+    assert [made[name] for name in same] == [own[name] for name in same]
+
+
 def test_aiohttp_is_pinned_below_the_next_minor_version() -> None:
     (pin,) = [
         one

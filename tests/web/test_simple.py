@@ -1,4 +1,4 @@
-"""The six routes as SEED.md promises them, in its order, and all that values and keys may be."""
+"""The six simple routes, their exact responses, and the values and keys that they take."""
 
 from urllib.parse import quote
 
@@ -12,8 +12,8 @@ NOT_FOUND = (404, {"error": "Key not found"})
 REQUIRED = (404, {"error": "Key and value are required"})
 
 
-class Got(msgspec.Struct, forbid_unknown_fields=True):
-    """What GET /get/{key} answers, the value as JSON text."""
+class KeyValue(msgspec.Struct, forbid_unknown_fields=True):
+    """The response to GET /get/{key}, the value as JSON text."""
 
     key: str
     value: msgspec.Raw
@@ -39,25 +39,25 @@ async def opened(server: Server) -> str:
 # -- SEED.md, example by example --
 
 
-async def test_set_answers_as_in_seed_md(client: Client) -> None:
+async def test_set_answers_as_documented(client: Client) -> None:
     answer = await client.post("/set", json={"key": "name", "value": "Alice"})
     assert (answer.status, await answer.json()) == (200, {"status": "ok"})
     assert answer.content_type == "application/json"
 
 
-async def test_get_answers_as_in_seed_md(client: Client) -> None:
+async def test_get_answers_as_documented(client: Client) -> None:
     await client.post("/set", json={"key": "name", "value": "Alice"})
     answer = await client.get("/get/name")
     assert (answer.status, await answer.json()) == (200, {"key": "name", "value": "Alice"})
     assert answer.content_type == "application/json"
 
 
-async def test_get_of_a_key_without_a_value_answers_as_in_seed_md(client: Client) -> None:
+async def test_get_of_a_key_without_a_value_answers_as_documented(client: Client) -> None:
     answer = await client.get("/get/name")
     assert (answer.status, await answer.json()) == NOT_FOUND
 
 
-async def test_delete_answers_as_in_seed_md(client: Client) -> None:
+async def test_delete_answers_as_documented(client: Client) -> None:
     await client.post("/set", json={"key": "name", "value": "Alice"})
     answer = await client.delete("/delete/name")
     assert (answer.status, await answer.json()) == (200, {"status": "deleted"})
@@ -65,12 +65,12 @@ async def test_delete_answers_as_in_seed_md(client: Client) -> None:
     assert (answer.status, await answer.json()) == NOT_FOUND
 
 
-async def test_delete_of_a_key_without_a_value_answers_as_in_seed_md(client: Client) -> None:
+async def test_delete_of_a_key_without_a_value_answers_as_documented(client: Client) -> None:
     answer = await client.delete("/delete/name")
     assert (answer.status, await answer.json()) == NOT_FOUND
 
 
-async def test_begin_and_rollback_answer_as_in_seed_md(client: Client) -> None:
+async def test_begin_and_rollback_answer_as_documented(client: Client) -> None:
     answer = await client.post("/begin")
     assert (answer.status, await answer.json()) == (200, {"status": "transaction started"})
     answer = await client.post("/rollback")
@@ -79,7 +79,7 @@ async def test_begin_and_rollback_answer_as_in_seed_md(client: Client) -> None:
     assert (answer.status, await answer.json()) == (400, {"error": "No transaction to rollback"})
 
 
-async def test_begin_and_commit_answer_as_in_seed_md(client: Client) -> None:
+async def test_begin_and_commit_answer_as_documented(client: Client) -> None:
     await client.post("/begin")
     answer = await client.post("/commit")
     assert (answer.status, await answer.json()) == (200, {"status": "transaction committed"})
@@ -161,7 +161,7 @@ async def test_set_takes_json_whatever_content_type_says(client: Client) -> None
 async def test_a_value_comes_back_as_the_same_json_text(client: Client, text: str) -> None:
     await client.post("/set", data=f'{{"key": "k", "value": {text}}}'.encode())
     answer = await client.get("/get/k")
-    got = msgspec.json.decode(await answer.read(), type=Got)
+    got = msgspec.json.decode(await answer.read(), type=KeyValue)
     assert (got.key, bytes(got.value).decode()) == ("k", text)
 
 
@@ -256,7 +256,7 @@ async def test_rollback_of_an_inner_delete_leaves_the_outer_set(server: Server) 
     assert await call(server, "POST", "/rollback") == (400, {"error": "No transaction to rollback"})
 
 
-async def test_commit_of_the_shared_transaction_overwrites_what_was_written_meanwhile(
+async def test_commit_of_the_shared_transaction_overwrites_other_writes(
     server: Server,
 ) -> None:
     other = await opened(server)
@@ -273,7 +273,7 @@ async def test_commit_of_the_shared_transaction_overwrites_what_was_written_mean
 # -- the header --
 
 
-async def test_all_six_routes_speak_in_the_transaction_that_the_header_names(server: Server) -> None:
+async def test_all_six_routes_belong_to_the_transaction_in_the_header(server: Server) -> None:
     id_ = await opened(server)
     mine = (200, {"key": "a", "value": 1})
     assert await call(server, "POST", "/set", {"key": "a", "value": 1}, id_) == (200, {"status": "ok"})
@@ -329,7 +329,7 @@ async def test_shared_and_isolated_transactions_do_not_see_each_other(server: Se
         ("GET", "/v1/status", 200),
     ],
 )
-async def test_every_answer_says_the_revision(
+async def test_every_response_has_the_revision(
     server: Server, method: str, target: str, status: int
 ) -> None:
     await server.set("b", 1)

@@ -59,9 +59,7 @@ async def step(client: Client, id_: str, name: str) -> tuple[int, object]:
 # -- the resource --
 
 
-async def test_a_transaction_is_created_with_a_location_where_it_can_be_looked_at(
-    client: Client, clock: FakeClock
-) -> None:
+async def test_a_new_transaction_can_be_read_at_its_location(client: Client, clock: FakeClock) -> None:
     answer = await client.post("/v1/transactions")
     assert answer.status == 201
     created = await answer.json()
@@ -73,7 +71,7 @@ async def test_a_transaction_is_created_with_a_location_where_it_can_be_looked_a
     assert (looked.status, await looked.json()) == (200, created)
 
 
-async def test_every_transaction_has_an_id_of_its_own_too_long_to_guess(client: Client) -> None:
+async def test_every_transaction_has_an_unguessable_id(client: Client) -> None:
     ids = {await opened(client) for _ in range(20)}
     assert len(ids) == 20
     assert min(map(len, ids)) * 6 >= 128
@@ -89,7 +87,7 @@ async def test_a_client_chooses_how_long_its_transaction_may_be_idle(
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"idle_timeout": null}', b""])
-async def test_a_transaction_for_which_no_time_is_asked_gets_the_settings(
+async def test_a_transaction_without_an_idle_timeout_gets_the_settings(
     client: Client, clock: FakeClock, body: bytes
 ) -> None:
     answer = await client.post("/v1/transactions", data=body)
@@ -196,7 +194,7 @@ async def test_an_unknown_id_in_the_header_answers_404_and_does_nothing(
     assert (await client.post("/rollback")).status == 400
 
 
-async def test_a_commit_that_is_repeated_gets_the_same_answer_and_writes_nothing(
+async def test_a_repeated_commit_gets_the_same_response_and_writes_nothing(
     client: Client,
 ) -> None:
     id_ = await opened(client)
@@ -224,7 +222,7 @@ async def test_only_the_last_commits_are_remembered(client: Client) -> None:
 # -- conflicts --
 
 
-async def test_of_two_that_read_and_write_a_key_the_first_to_commit_wins(client: Client) -> None:
+async def test_two_transactions_that_read_and_write_a_key_first_commit_wins(client: Client) -> None:
     await put(client, "balance", 100)
     one, two = await opened(client), await opened(client)
     assert [await got(client, "balance", id_) for id_ in (one, two)] == [100, 100]
@@ -239,7 +237,7 @@ async def test_of_two_that_read_and_write_a_key_the_first_to_commit_wins(client:
     assert (status["revision"], status["transactions"]["open"]) == (2, 0)
 
 
-async def test_a_conflict_is_told_with_the_next_request_already(client: Client) -> None:
+async def test_a_conflict_is_reported_by_the_next_request(client: Client) -> None:
     id_ = await opened(client)
     assert await got(client, "a", id_) == 404
     await put(client, "a", 1)
@@ -300,7 +298,7 @@ async def test_a_transaction_that_only_wrote_never_conflicts(client: Client) -> 
     assert await got(client, "a") == "mine"
 
 
-async def test_commit_of_the_shared_transaction_dooms_who_has_read_what_it_writes(
+async def test_commit_of_the_shared_transaction_conflicts_with_readers_of_its_keys(
     client: Client,
 ) -> None:
     id_ = await opened(client)
@@ -361,7 +359,7 @@ async def test_an_idle_transaction_is_rolled_back(client: Client, clock: FakeClo
     assert await got(client, "a") == 404
 
 
-async def test_a_transaction_that_is_used_stays_open(client: Client, clock: FakeClock) -> None:
+async def test_a_transaction_in_use_stays_open(client: Client, clock: FakeClock) -> None:
     id_ = await opened(client)
     await put(client, "a", 1, id_)
     for _ in range(3):
@@ -373,16 +371,14 @@ async def test_a_transaction_that_is_used_stays_open(client: Client, clock: Fake
 
 
 @pytest.mark.parametrize("settings", [Settings(max_transactions=1)])
-async def test_an_idle_transaction_makes_room_for_another(client: Client, clock: FakeClock) -> None:
+async def test_an_expired_transaction_makes_room_for_another(client: Client, clock: FakeClock) -> None:
     await opened(client)
     assert (await client.post("/v1/transactions")).status == 503
     clock.now += 30_000
     assert (await client.post("/v1/transactions")).status == 201
 
 
-async def test_the_shared_transaction_stays_open_however_long_it_is_idle(
-    client: Client, clock: FakeClock
-) -> None:
+async def test_an_idle_shared_transaction_stays_open(client: Client, clock: FakeClock) -> None:
     await client.post("/begin")
     await put(client, "a", 1)
     clock.now += 365 * 24 * 3600 * 1000
@@ -391,7 +387,7 @@ async def test_the_shared_transaction_stays_open_however_long_it_is_idle(
 
 
 @pytest.mark.parametrize("settings", [Settings(shared_transaction_idle_timeout=5)])
-async def test_the_shared_transaction_may_be_given_a_time_limit(
+async def test_the_shared_transaction_with_a_timeout_is_rolled_back(
     client: Client, clock: FakeClock
 ) -> None:
     await client.post("/begin")

@@ -73,7 +73,7 @@ async def test_a_batch_that_changes_nothing_makes_no_revision(client: Client) ->
         assert (answer.status, answer.json()["revision"], answer.revision) == (200, None, 1)
 
 
-async def test_what_one_operation_meets_undoes_them_all_and_is_told_with_its_index(
+async def test_an_operation_that_fails_undoes_the_batch_and_is_named_by_index(
     client: Client,
 ) -> None:
     await put(client, "text", "words")
@@ -147,9 +147,7 @@ async def test_a_put_with_a_ttl_ends_by_itself_and_an_increment_leaves_that_as_i
         {"op": "range", "limit": 1001},
     ],
 )
-async def test_an_operation_that_makes_no_sense_is_told_with_its_index(
-    client: Client, wrong: object
-) -> None:
+async def test_a_malformed_operation_is_named_by_index(client: Client, wrong: object) -> None:
     answer = await batch(client, {"op": "put", "key": "good", "value": 1}, wrong)
     assert problem(answer) == (400, "invalid_request")
     assert answer.json()["operation"] == 1
@@ -158,7 +156,7 @@ async def test_an_operation_that_makes_no_sense_is_told_with_its_index(
 
 @pytest.mark.parametrize("operation", ["get", "delete", "increment", "put"])
 @pytest.mark.parametrize("key", ["", "k" * 512, "é" * 256])
-async def test_a_key_that_is_none_is_told_with_its_operation(
+async def test_a_malformed_key_is_named_by_its_operation(
     client: Client, operation: str, key: str
 ) -> None:
     more = {"value": 1} if operation == "put" else {}
@@ -210,7 +208,7 @@ async def test_a_key_that_is_none_is_told_with_its_operation(
         b'{"operations": []}{}',
     ],
 )
-async def test_what_is_no_batch_is_refused(client: Client, body: bytes) -> None:
+async def test_a_malformed_batch_is_refused(client: Client, body: bytes) -> None:
     answer = await ask(client, "POST", "/v1/batch", body)
     assert problem(answer) == (400, "invalid_request")
     assert answer.revision == 0
@@ -220,7 +218,7 @@ async def test_what_is_no_batch_is_refused(client: Client, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("settings", [Settings(max_batch_size=3)])
-async def test_a_batch_has_a_greatest_length_checks_included(client: Client) -> None:
+async def test_a_batch_over_its_limit_is_refused_checks_included(client: Client) -> None:
     get, check = {"op": "get", "key": "a"}, {"key": "a", "revision": None}
     assert (await batch(client, get, get, checks=[check])).status == 200
     answer = await batch(client, get, get, checks=[check, check])
@@ -228,7 +226,7 @@ async def test_a_batch_has_a_greatest_length_checks_included(client: Client) -> 
 
 
 @pytest.mark.parametrize("settings", [Settings(max_batch_size=2)])
-async def test_a_batch_deletes_no_longer_a_range_than_one_revision_may(client: Client) -> None:
+async def test_a_batch_that_deletes_too_long_a_range_is_refused(client: Client) -> None:
     for key in "abc":
         await put(client, key)
     answer = await batch(client, {"op": "delete_range", "all": True})
@@ -239,7 +237,7 @@ async def test_a_batch_deletes_no_longer_a_range_than_one_revision_may(client: C
 
 @pytest.mark.parametrize("settings", [Settings(max_body_size=1000)])
 @pytest.mark.parametrize("operation", [{"op": "get", "key": "a"}, {"op": "range"}])
-async def test_a_batch_whose_answer_would_be_too_large_does_nothing(
+async def test_a_batch_with_too_large_a_response_does_nothing(
     client: Client, operation: dict[str, object]
 ) -> None:
     await ask(client, "PUT", "/v1/kv/a", b"." * 900)
@@ -279,7 +277,7 @@ async def test_an_increment_adds_to_an_integer_of_64_bits(
 
 
 @pytest.mark.parametrize("stored", [b"1.5", b'"1"', b"null", b"[1]", b"%d" % (MAX + 1), b"1e400"])
-async def test_what_is_no_integer_is_not_incremented(client: Client, stored: bytes) -> None:
+async def test_an_increment_of_another_value_is_refused(client: Client, stored: bytes) -> None:
     await ask(client, "PUT", "/v1/kv/a", stored, JSON)
     answer = await batch(client, {"op": "increment", "key": "a"})
     assert problem(answer) == (409, "not_an_integer")
@@ -304,7 +302,7 @@ async def test_text_that_reads_as_an_integer_is_incremented(client: Client) -> N
 # -- checks --
 
 
-async def test_checks_that_do_not_hold_are_told_by_index_and_nothing_is_done(
+async def test_failed_checks_are_named_by_index_and_nothing_is_done(
     client: Client, clock: FakeClock
 ) -> None:
     await put(client, "a")
@@ -331,7 +329,7 @@ async def test_checks_are_made_before_the_operations(client: Client) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "k" * 512])
-async def test_a_check_of_what_is_no_key_is_refused(client: Client, key: str) -> None:
+async def test_a_check_of_a_malformed_key_is_refused(client: Client, key: str) -> None:
     answer = await batch(client, checks=[{"key": key, "revision": None}])
     assert problem(answer) == (400, "invalid_key")
 
@@ -339,7 +337,7 @@ async def test_a_check_of_what_is_no_key_is_refused(client: Client, key: str) ->
 # -- within a transaction --
 
 
-async def test_within_a_transaction_a_batch_is_part_of_it(client: Client) -> None:
+async def test_a_batch_in_a_transaction_belongs_to_it(client: Client) -> None:
     await put(client, "a", 1)
     within = await opened(client)
     add = {"op": "increment", "key": "a"}
@@ -379,9 +377,7 @@ async def test_checks_see_the_transactions_own_writes(client: Client) -> None:
 
 
 @pytest.mark.parametrize("revision", [1, 2, None])
-async def test_a_check_counts_as_a_read_whether_it_held_or_not(
-    client: Client, revision: int | None
-) -> None:
+async def test_a_check_is_a_read_whether_it_holds_or_not(client: Client, revision: int | None) -> None:
     await put(client, "a", 1)
     within = await opened(client)
     await batch(client, checks=[{"key": "a", "revision": revision}], within=within)
@@ -402,7 +398,7 @@ async def test_a_check_counts_as_a_read_whether_it_held_or_not(
         ({"op": "range", "prefix": "b"}, False),
     ],
 )
-async def test_each_operation_counts_as_what_it_is_a_read_or_a_write(
+async def test_each_operation_in_a_transaction_is_a_read_or_a_write(
     client: Client, operation: object, conflict: bool
 ) -> None:
     await put(client, "a", 1)
@@ -412,5 +408,5 @@ async def test_each_operation_counts_as_what_it_is_a_read_or_a_write(
     assert (await commit(client, within)).status == (409 if conflict else 200)
 
 
-async def test_a_batch_in_a_transaction_that_is_not_there_is_not_found(client: Client) -> None:
+async def test_a_batch_in_an_unknown_transaction_is_not_found(client: Client) -> None:
     assert problem(await batch(client, within="x")) == (404, "transaction_not_found")

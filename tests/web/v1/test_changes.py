@@ -37,9 +37,7 @@ async def revisions(client: Client, query: str = "") -> list[int]:
 # -- pages --
 
 
-async def test_a_page_has_each_revision_whole_and_where_to_go_on(
-    client: Client, clock: FakeClock
-) -> None:
+async def test_a_page_has_whole_revisions_and_the_next_since(client: Client, clock: FakeClock) -> None:
     await put(client, "a", 1)
     clock.now += 1500
     operations = [{"op": "delete", "key": "a"}, {"op": "put", "key": "b", "value": "x", "ttl": 1}]
@@ -150,7 +148,7 @@ async def test_a_bad_query_is_refused(client: Client, query: str) -> None:
 
 
 @pytest.mark.parametrize("since", ["1", "18446744073709551616", "9" * 30])
-async def test_a_revision_that_is_not_there_yet_is_refused(client: Client, since: str) -> None:
+async def test_a_future_revision_is_refused(client: Client, since: str) -> None:
     for headers in ({}, STREAM):
         answer = await ask(client, "GET", f"/v1/changes?since={since}&wait=300", headers=headers)
         assert problem(answer) == (400, "revision_in_future")
@@ -158,7 +156,7 @@ async def test_a_revision_that_is_not_there_yet_is_refused(client: Client, since
 
 @pytest.mark.parametrize("settings", [SHORT])
 @pytest.mark.parametrize("headers", [{}, STREAM])
-async def test_what_is_not_kept_any_more_is_gone_and_the_oldest_told(
+async def test_a_revision_older_than_the_history_gets_410_and_the_oldest(
     client: Client, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "TAIL", 2)
@@ -174,7 +172,7 @@ async def test_what_is_not_kept_any_more_is_gone_and_the_oldest_told(
 
 
 @pytest.mark.parametrize("headers", [{}, STREAM])
-async def test_a_revision_that_is_damaged_on_disk_is_told_and_the_others_are_read(
+async def test_a_damaged_revision_is_an_error_and_the_others_are_read(
     client: Client, storage: Storage, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "TAIL", 1)
@@ -219,12 +217,12 @@ async def test_a_long_poll_waits_for_its_prefix(client: Client, actor: StoreActo
     assert [event["revision"] for event in got["revisions"]] == [2]
 
 
-async def test_a_long_poll_does_not_wait_for_what_is_there(client: Client) -> None:
+async def test_a_long_poll_does_not_wait_if_there_are_revisions(client: Client) -> None:
     await put(client, "a")
     assert await revisions(client, "wait=300") == [1]
 
 
-async def test_a_long_poll_that_waits_in_vain_is_empty(client: Client) -> None:
+async def test_a_long_poll_without_a_write_times_out_empty(client: Client) -> None:
     await put(client, "a")
     got = await page(client, "since=1&wait=0.001")
     assert got == {"revisions": [], "since": 1}
@@ -295,7 +293,9 @@ async def follow(server: Server, query: str = "", headers: Mapping[str, str] | N
     return Events(connection, head)
 
 
-async def test_a_stream_begins_with_what_was_and_goes_on_with_what_comes(server: Server) -> None:
+async def test_a_stream_begins_with_the_history_and_continues_with_new_revisions(
+    server: Server,
+) -> None:
     await server.set("a", 1)
     events = await follow(server)
     assert events.head.status == 200
@@ -321,7 +321,7 @@ async def test_a_stream_begins_with_what_was_and_goes_on_with_what_comes(server:
         ("since=now", {"Last-Event-ID": "5"}, 6),
     ],
 )
-async def test_a_stream_resumes_behind_the_event_that_was_seen_last(
+async def test_a_stream_resumes_after_the_last_event_id(
     server: Server, query: str, headers: dict[str, str], first: int
 ) -> None:
     for number in range(5):
@@ -332,7 +332,7 @@ async def test_a_stream_resumes_behind_the_event_that_was_seen_last(
 
 
 @pytest.mark.parametrize("last", ["", "-1", "x", "1.5", "²", DIGITS, "0x1", "1 2"])
-async def test_a_last_event_id_that_is_none_is_refused(server: Server, last: str) -> None:
+async def test_a_malformed_last_event_id_is_refused(server: Server, last: str) -> None:
     events = await server.request("GET", "/v1/changes", None, {**STREAM, "Last-Event-ID": last})
     assert problem(events) == (400, "invalid_request")
     assert await server.proves_itself() == 1
@@ -350,7 +350,7 @@ async def test_a_stream_with_a_prefix_leaves_out_the_rest(server: Server) -> Non
 
 @pytest.mark.parametrize("value", [b'{\n"a":\r\n1}', b"\n1\r", '"a\u2028b\\n"'.encode()])
 @pytest.mark.parametrize("query", ["", "prefix=a"])
-async def test_an_event_is_one_line_of_data_however_its_values_are_written(
+async def test_an_event_with_line_breaks_in_its_values_is_one_line_of_data(
     server: Server, value: bytes, query: str
 ) -> None:
     await server.exchange(message("PUT", "/v1/kv/a", value, JSON))
@@ -363,7 +363,7 @@ async def test_an_event_is_one_line_of_data_however_its_values_are_written(
 
 
 @pytest.mark.parametrize("settings", [Settings(heartbeat=0.001)])
-async def test_a_quiet_stream_says_that_it_is_there(server: Server) -> None:
+async def test_a_quiet_stream_sends_a_heartbeat(server: Server) -> None:
     events = await follow(server)
     for _ in range(3):
         assert await events.block() == [b":"]
@@ -373,7 +373,7 @@ async def test_a_quiet_stream_says_that_it_is_there(server: Server) -> None:
 
 
 @pytest.mark.parametrize("settings", [Settings(heartbeat=0.001)])
-async def test_a_quiet_stream_of_some_keys_says_where_to_resume(server: Server) -> None:
+async def test_a_quiet_stream_with_a_prefix_sends_the_id_to_resume_from(server: Server) -> None:
     events = await follow(server, "prefix=b")
     assert await events.block() == [b":"]
     await server.set("a", 1)
@@ -382,7 +382,7 @@ async def test_a_quiet_stream_of_some_keys_says_where_to_resume(server: Server) 
             assert block == [b":", b"id: 0"]
 
 
-async def test_a_stop_ends_a_stream_well(server: Server, actor: StoreActor) -> None:
+async def test_a_stop_ends_a_stream_with_its_last_chunk(server: Server, actor: StoreActor) -> None:
     await server.set("a", 1)
     events = await follow(server)
     assert await events.ids(1) == [1]
@@ -392,7 +392,7 @@ async def test_a_stop_ends_a_stream_well(server: Server, actor: StoreActor) -> N
 
 
 @pytest.mark.parametrize("settings", [Settings(max_subscribers=2)])
-async def test_more_readers_than_may_follow_are_refused_until_one_leaves(
+async def test_a_follower_over_the_limit_is_refused_until_another_leaves(
     server: Server, actor: StoreActor
 ) -> None:
     await follow(server)
@@ -411,7 +411,7 @@ async def test_more_readers_than_may_follow_are_refused_until_one_leaves(
 
 
 @pytest.mark.parametrize(("cache", "size"), [(1, 1 << 20), (3, 1 << 20), (1024, 300), (1024, 1)])
-async def test_readers_at_different_places_get_every_event_though_few_are_kept(
+async def test_followers_at_different_places_get_every_event_with_a_small_cache(
     server: Server, monkeypatch: pytest.MonkeyPatch, cache: int, size: int
 ) -> None:
     monkeypatch.setattr(web_changes, "CACHE", cache)

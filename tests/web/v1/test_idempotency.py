@@ -1,4 +1,4 @@
-"""Idempotency-Key: a write that is sent again is done once, and answered as it was."""
+"""Idempotency-Key: a repeated write is done once and gets the first response."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ WRITES = {
     "delete a range": ("DELETE", "/v1/kv?all=true", None, {}),
     "batch": ("POST", "/v1/batch", BATCH, {}),
     "set": ("POST", "/set", {"key": "a", "value": 1}, {}),
-    "seed's delete": ("DELETE", "/delete/old", None, {}),
+    "simple delete": ("DELETE", "/delete/old", None, {}),
 }
 
 writes = pytest.mark.parametrize("write", WRITES)
@@ -37,7 +37,9 @@ def said(answer: Answer) -> tuple[int, bytes, str | None]:
 
 
 @writes
-async def test_a_write_sent_again_is_done_once_and_answered_alike(client: Client, write: str) -> None:
+async def test_a_repeated_write_is_done_once_and_gets_the_same_response(
+    client: Client, write: str
+) -> None:
     await put(client, "old")
     first = await once(client, write)
     assert (first.status // 100, first.revision) == (2, 2)
@@ -51,7 +53,7 @@ async def test_a_write_sent_again_is_done_once_and_answered_alike(client: Client
 
 
 @writes
-async def test_both_at_once_are_one_write(client: Client, write: str) -> None:
+async def test_two_writes_at_once_under_one_key_are_one(client: Client, write: str) -> None:
     await put(client, "old")
     first, second = await asyncio.gather(once(client, write), once(client, write))
     assert said(first) == said(second)
@@ -60,7 +62,7 @@ async def test_both_at_once_are_one_write(client: Client, write: str) -> None:
 
 
 @writes
-async def test_under_another_key_it_is_another_write(client: Client, write: str) -> None:
+async def test_a_write_under_another_key_is_done_again(client: Client, write: str) -> None:
     await put(client, "old")
     await once(client, write)
     await put(client, "old")
@@ -115,7 +117,7 @@ async def test_a_key_is_remembered_for_its_window_and_no_longer(
     assert (again.status, again.headers["ETag"]) == (200, '"2"')
 
 
-async def test_what_is_remembered_is_no_key_and_in_no_event(client: Client) -> None:
+async def test_an_idempotency_record_is_in_no_scan_and_no_event(client: Client) -> None:
     await once(client, "batch")
     assert await keys(client) == ["count"]
     (event,) = (await ask(client, "GET", "/v1/changes")).json()["revisions"]
@@ -141,7 +143,9 @@ async def test_any_text_of_1_to_255_characters_is_a_key(client: Client, key: str
 
 @writes
 @pytest.mark.parametrize("key", ["", "k" * 256])
-async def test_what_is_no_key_is_refused(client: Client, write: str, key: str) -> None:
+async def test_an_idempotency_key_of_another_length_is_refused(
+    client: Client, write: str, key: str
+) -> None:
     await put(client, "old")
     answer = await once(client, write, key)
     assert (answer.status, answer.revision) == (400, 1)
@@ -150,7 +154,7 @@ async def test_what_is_no_key_is_refused(client: Client, write: str, key: str) -
 # -- within a transaction --
 
 
-async def test_within_a_transaction_it_is_part_of_it(client: Client) -> None:
+async def test_an_idempotency_key_in_a_transaction_belongs_to_it(client: Client) -> None:
     within = await opened(client)
     first = await once(client, "batch", within=within)
     assert first.json() == {"revision": None, "results": [{"value": 1}, None]}
@@ -159,7 +163,7 @@ async def test_within_a_transaction_it_is_part_of_it(client: Client) -> None:
     assert (await ask(client, "GET", "/v1/kv/count")).json() == 1
 
 
-async def test_what_a_rolled_back_transaction_did_may_be_sent_again(client: Client) -> None:
+async def test_a_write_of_a_rolled_back_transaction_may_be_repeated(client: Client) -> None:
     within = await opened(client)
     await once(client, "batch", within=within)
     await ask(client, "DELETE", f"/v1/transactions/{within}")

@@ -24,7 +24,7 @@ async def written(
 # -- writing and reading --
 
 
-async def test_a_put_creates_with_201_and_replaces_with_200_and_tells_the_revision(
+async def test_a_put_creates_with_201_and_replaces_with_200(
     client: Client,
 ) -> None:
     for revision, status in ((1, 201), (2, 200)):
@@ -120,7 +120,7 @@ async def test_any_utf_8_is_a_key(server: Server, target: str, key: str) -> None
 
 @pytest.mark.parametrize("method", ["PUT", "GET", "DELETE"])
 @pytest.mark.parametrize("target", ["%FF", "%", "%zz", "a%ED%A0%80", "k" * 512])
-async def test_what_is_no_key_is_refused(server: Server, method: str, target: str) -> None:
+async def test_a_malformed_key_is_refused(server: Server, method: str, target: str) -> None:
     answer = await server.exchange(message(method, f"/v1/kv/{target}", b"1"))
     assert answer is not None
     assert problem(answer) == (400, "invalid_key")
@@ -128,7 +128,7 @@ async def test_what_is_no_key_is_refused(server: Server, method: str, target: st
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "OPTIONS"])
-async def test_other_methods_are_refused_with_those_that_there_are(client: Client, method: str) -> None:
+async def test_other_methods_get_405_and_allow(client: Client, method: str) -> None:
     for target, allowed in (
         ("/v1/kv/a", {"GET", "HEAD", "PUT", "DELETE"}),
         ("/v1/kv", {"GET", "HEAD", "DELETE"}),
@@ -143,7 +143,7 @@ async def test_other_methods_are_refused_with_those_that_there_are(client: Clien
 
 @pytest.mark.parametrize("value", [b"", b"{", b"{} {}", b"NaN", b'"\xff"', b"01", b"[" * 100_000])
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON ;charset=utf-8"])
-async def test_what_says_that_it_is_json_and_is_not_is_refused(
+async def test_a_value_that_is_not_its_json_content_type_is_refused(
     client: Client, value: bytes, content_type: str
 ) -> None:
     answer = await ask(client, "PUT", "/v1/kv/a", value, {"Content-Type": content_type})
@@ -152,9 +152,7 @@ async def test_what_says_that_it_is_json_and_is_not_is_refused(
 
 
 @pytest.mark.parametrize("content_type", ["", "x" * 256, "text/plain; title=é", "a\tb"])
-async def test_a_content_type_that_cannot_go_out_again_is_refused(
-    server: Server, content_type: str
-) -> None:
+async def test_a_content_type_that_is_no_header_is_refused(server: Server, content_type: str) -> None:
     headers = {"Content-Type": content_type}
     answer = await server.exchange(message("PUT", "/v1/kv/a", b"1", headers))
     assert answer is not None
@@ -164,7 +162,7 @@ async def test_a_content_type_that_cannot_go_out_again_is_refused(
 
 @pytest.mark.parametrize("settings", [Settings(max_value_size=10, max_body_size=20)])
 @pytest.mark.parametrize(("size", "code"), [(11, "value_too_large"), (21, "body_too_large")])
-async def test_what_is_too_large_is_refused(client: Client, size: int, code: str) -> None:
+async def test_a_value_over_its_limit_is_refused(client: Client, size: int, code: str) -> None:
     assert (await ask(client, "PUT", "/v1/kv/a", b"." * 10)).status == 201
     assert problem(await ask(client, "PUT", "/v1/kv/a", b"." * size)) == (413, code)
     assert (await ask(client, "GET", "/v1/kv/a")).body == b"." * 10
@@ -175,7 +173,9 @@ async def test_what_is_too_large_is_refused(client: Client, size: int, code: str
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
 @pytest.mark.parametrize("match", ['"1"', "*", '"7", "1"', '"x","1"', ' "1" '])
-async def test_a_write_is_done_if_its_if_match_holds(client: Client, method: str, match: str) -> None:
+async def test_a_write_with_a_matching_if_match_is_done(
+    client: Client, method: str, match: str
+) -> None:
     await put(client, "a")
     answer = await written(client, method, If_Match=match)
     assert (answer.status, answer.revision) == ({"PUT": 200, "DELETE": 204}[method], 2)
@@ -183,7 +183,7 @@ async def test_a_write_is_done_if_its_if_match_holds(client: Client, method: str
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
 @pytest.mark.parametrize("match", ['"2"', 'W/"1"', '"-1"', '"²"', f'"{DIGITS}"', '"x"', "", '""', ","])
-async def test_a_write_whose_if_match_does_not_hold_is_refused(
+async def test_a_write_with_another_if_match_is_refused(
     client: Client, method: str, match: str
 ) -> None:
     await put(client, "a")
@@ -211,7 +211,7 @@ async def test_if_none_match_star_creates_and_never_replaces(client: Client) -> 
 
 @pytest.mark.parametrize("headers", [{"If_None_Match": '"1"'}, {"If_None_Match": "*", "If_Match": "*"}])
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
-async def test_a_precondition_that_says_nothing_of_use_is_refused(
+async def test_a_malformed_precondition_is_refused(
     client: Client, headers: dict[str, str], method: str
 ) -> None:
     await put(client, "a")
@@ -228,7 +228,7 @@ async def test_a_key_that_has_expired_matches_nothing_and_can_be_created(
 
 
 @pytest.mark.parametrize("known", ['"1"', "*", 'W/"1"', '"7", W/"1"'])
-async def test_a_read_of_what_is_known_answers_304_without_it(client: Client, known: str) -> None:
+async def test_a_read_with_the_current_etag_gets_304(client: Client, known: str) -> None:
     await put(client, "a")
     for method in ("GET", "HEAD"):
         answer = await ask(client, method, "/v1/kv/a", headers={"If-None-Match": known})
@@ -237,7 +237,7 @@ async def test_a_read_of_what_is_known_answers_304_without_it(client: Client, kn
 
 
 @pytest.mark.parametrize("known", ['"2"', f'"{DIGITS}"', "", "1x", '"²"'])
-async def test_a_read_of_what_is_not_known_answers_with_it(client: Client, known: str) -> None:
+async def test_a_read_with_another_etag_gets_the_value(client: Client, known: str) -> None:
     await put(client, "a")
     answer = await ask(client, "GET", "/v1/kv/a", headers={"If-None-Match": known})
     assert (answer.status, answer.body) == (200, b"1")
@@ -247,7 +247,7 @@ async def test_a_read_of_what_is_not_known_answers_with_it(client: Client, known
 
 
 @pytest.mark.parametrize("ttl", ["0.001", "1", "2.5", "1e3", str(YEAR)])
-async def test_a_key_ends_when_its_time_is_over(client: Client, clock: FakeClock, ttl: str) -> None:
+async def test_a_key_expires_after_its_ttl(client: Client, clock: FakeClock, ttl: str) -> None:
     await ask(client, "PUT", f"/v1/kv/a?ttl={ttl}", b"1", JSON)
     clock.now += int(float(ttl) * 1000) - 1
     assert (await ask(client, "GET", "/v1/kv/a")).status == 200
@@ -259,9 +259,7 @@ async def test_a_key_ends_when_its_time_is_over(client: Client, clock: FakeClock
     assert (await put(client, "a")).status == 201
 
 
-async def test_when_a_key_ends_is_shown_and_a_new_value_ends_never(
-    client: Client, clock: FakeClock
-) -> None:
+async def test_an_expiry_is_shown_and_a_new_value_has_none(client: Client, clock: FakeClock) -> None:
     await ask(client, "PUT", "/v1/kv/a?ttl=1.5", b"1", JSON)
     ends = "2023-11-14T22:13:21.500Z"
     assert (await ask(client, "GET", "/v1/kv/a")).headers["Kvactor-Expires-At"] == ends
@@ -317,7 +315,7 @@ async def test_a_transaction_sees_its_own_writes_and_nobody_else_does(client: Cl
     assert (await ask(client, "GET", "/v1/kv/a")).status == 404
 
 
-async def test_what_a_transaction_stored_is_read_as_it_was_after_the_commit(
+async def test_a_value_written_in_a_transaction_is_the_same_after_the_commit(
     client: Client, clock: FakeClock
 ) -> None:
     within = await opened(client)
@@ -348,7 +346,7 @@ async def test_preconditions_see_the_transactions_own_writes(client: Client) -> 
 
 
 @pytest.mark.parametrize("headers", [{"If_None_Match": "*"}, {"If_Match": "*"}, {"If_Match": '"1"'}])
-async def test_a_precondition_counts_as_a_read_whether_it_held_or_not(
+async def test_a_precondition_is_a_read_whether_it_holds_or_not(
     client: Client, headers: dict[str, str]
 ) -> None:
     await put(client, "a")
@@ -369,7 +367,7 @@ async def test_a_write_without_a_precondition_is_no_read(client: Client) -> None
 
 
 @pytest.mark.parametrize("method", ["PUT", "GET", "HEAD", "DELETE"])
-async def test_a_transaction_that_is_not_there_is_not_found(client: Client, method: str) -> None:
+async def test_an_unknown_transaction_is_not_found(client: Client, method: str) -> None:
     answer = await ask(client, method, "/v1/kv/a", within="nobody's")
     assert answer.status == 404
     if method != "HEAD":
@@ -389,7 +387,7 @@ async def test_the_shared_transaction_is_not_seen_by_v1(client: Client) -> None:
 
 
 @pytest.mark.parametrize("value", [b"{}", b'"text"', b"0", b"false", b"12345678901234567890123", b'""'])
-async def test_what_the_seeds_routes_store_is_json_in_v1(client: Client, value: bytes) -> None:
+async def test_a_value_of_the_simple_routes_is_json_in_v1(client: Client, value: bytes) -> None:
     stored = await ask(client, "POST", "/set", b'{"key": "a/b", "value": %b}' % value)
     assert stored.json() == {"status": "ok"}
     answer = await ask(client, "GET", "/v1/kv/a/b")
@@ -425,7 +423,7 @@ async def test_a_value_of_any_type_is_shown_alike_by_get_scan_batch_and_feed(
     assert event["changes"] == [item]
 
 
-async def test_what_one_view_deletes_is_gone_in_the_other(client: Client) -> None:
+async def test_a_key_deleted_in_v1_is_gone_in_the_simple_routes_and_back(client: Client) -> None:
     await put(client, "a")
     await ask(client, "POST", "/set", {"key": "b", "value": 1})
     assert (await ask(client, "DELETE", "/delete/a")).status == 200

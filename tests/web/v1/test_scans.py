@@ -67,7 +67,7 @@ async def test_a_head_of_a_scan_answers_without_the_body(client: Client) -> None
     assert "Link" in answer.headers
 
 
-async def test_a_scan_without_values_has_all_but_them(client: Client) -> None:
+async def test_a_scan_without_values_has_the_other_fields(client: Client) -> None:
     await put(client, "a")
     (item,) = (await ask(client, "GET", "/v1/kv?values=false")).json()["items"]
     assert item == {
@@ -109,12 +109,12 @@ async def test_prefix_start_and_end_say_which_keys_in_either_direction(
         assert {len(page) for page in paged[:-1]} <= {2}
 
 
-async def test_a_last_page_that_is_full_has_no_cursor(client: Client) -> None:
+async def test_a_full_last_page_has_no_cursor(client: Client) -> None:
     await fill(client, "a", "b", "c", "d")
     assert await pages(client, "limit=2") == [["a", "b"], ["c", "d"]]
 
 
-async def test_the_limit_is_100_unless_told(client: Client) -> None:
+async def test_the_default_limit_is_100(client: Client) -> None:
     operations = [{"op": "put", "key": f"{number:03}", "value": 0} for number in range(201)]
     await ask(client, "POST", "/v1/batch", {"operations": operations})
     assert [len(page) for page in await pages(client, "")] == [100, 100, 1]
@@ -123,7 +123,7 @@ async def test_the_limit_is_100_unless_told(client: Client) -> None:
 
 
 @pytest.mark.parametrize("settings", [Settings(max_body_size=300)])
-async def test_a_page_ends_early_when_its_values_are_large_and_goes_on_behind(client: Client) -> None:
+async def test_a_page_of_large_values_ends_early_and_the_next_continues(client: Client) -> None:
     for key in "abcdef":
         await ask(client, "PUT", f"/v1/kv/{key}", b"." * 100)
     paged = await pages(client, "")
@@ -133,7 +133,7 @@ async def test_a_page_ends_early_when_its_values_are_large_and_goes_on_behind(cl
     assert whole == list("abcdef")
 
 
-async def test_a_cursor_misses_and_doubles_no_key_that_was_there_all_along(client: Client) -> None:
+async def test_a_cursor_neither_misses_nor_repeats_a_key(client: Client) -> None:
     random = Random("scan")
     steady = [f"{number:03}-steady" for number in range(60)]
     await fill(client, *steady)
@@ -153,7 +153,7 @@ async def test_a_cursor_misses_and_doubles_no_key_that_was_there_all_along(clien
         assert len(set(found)) == len(found)
 
 
-async def test_a_cursor_whose_key_is_gone_goes_on_behind_it(client: Client) -> None:
+async def test_a_cursor_of_a_deleted_key_continues_after_it(client: Client) -> None:
     await fill(client, "a", "b", "c")
     cursor = (await ask(client, "GET", "/v1/kv?limit=2")).json()["cursor"]
     await ask(client, "DELETE", "/v1/kv/b")
@@ -211,7 +211,7 @@ async def test_a_cursor_of_the_other_direction_is_refused(client: Client) -> Non
         ("Pg", "false", ["a", "b"]),
     ],
 )
-async def test_a_cursor_that_somebody_made_up_leads_to_no_more_than_keys(
+async def test_a_forged_cursor_leads_to_nothing_but_keys(
     client: Client, cursor: str, reverse: str, expected: list[str]
 ) -> None:
     await fill(client, "a", "b")
@@ -271,7 +271,7 @@ async def test_a_transactions_writes_are_merged_into_its_scans_and_nobody_elses(
         ("values=false", "zzz", True),
     ],
 )
-async def test_what_a_scan_has_seen_counts_as_read_and_no_more(
+async def test_a_scan_in_a_transaction_is_a_read_of_what_it_returned(
     client: Client, query: str, written: str, conflict: bool
 ) -> None:
     await fill(client, "a1", "a2", "a3")
@@ -283,7 +283,7 @@ async def test_what_a_scan_has_seen_counts_as_read_and_no_more(
     assert answer.status == (409 if conflict else 200)
 
 
-async def test_a_scan_in_a_transaction_that_is_not_there_is_not_found(client: Client) -> None:
+async def test_a_scan_in_an_unknown_transaction_is_not_found(client: Client) -> None:
     for target in ("/v1/kv", "/v1/kv?all=true"):
         method = "DELETE" if "all" in target else "GET"
         answer = await ask(client, method, target, within="nobody's")
@@ -322,14 +322,14 @@ async def test_a_range_without_keys_is_deleted_without_a_revision(client: Client
 
 
 @pytest.mark.parametrize("query", ["", "?all=false", "?prefix=", "?limit=1", "?all=1&all=1"])
-async def test_all_keys_are_deleted_only_if_it_is_said(client: Client, query: str) -> None:
+async def test_all_keys_are_deleted_only_with_all(client: Client, query: str) -> None:
     await fill(client, "a")
     assert problem(await ask(client, "DELETE", f"/v1/kv{query}")) == (400, "invalid_request")
     assert await keys(client) == ["a"]
 
 
 @pytest.mark.parametrize("settings", [SMALL])
-async def test_a_range_of_too_many_keys_is_left_whole_and_the_limit_told(client: Client) -> None:
+async def test_a_range_of_too_many_keys_is_not_deleted_and_the_limit_is_told(client: Client) -> None:
     await fill(client, "a", "b", "c", "d", "e")
     answer = await ask(client, "DELETE", "/v1/kv?all=true")
     assert problem(answer) == (413, "range_too_large")
@@ -338,7 +338,7 @@ async def test_a_range_of_too_many_keys_is_left_whole_and_the_limit_told(client:
     assert (await ask(client, "DELETE", "/v1/kv?start=b")).json() == {"revision": 6, "deleted": 4}
 
 
-async def test_deleting_a_range_within_a_transaction_sees_its_writes_and_counts_as_a_read(
+async def test_a_range_deleted_in_a_transaction_includes_its_writes_and_is_a_read(
     client: Client,
 ) -> None:
     await fill(client, "a1", "b")

@@ -1,4 +1,4 @@
-"""What the server says of itself: /healthz, /readyz, /v1/status."""
+"""The server's own state: /healthz, /readyz, /v1/status."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.web.conftest import Client, FakeClock
 
 
 async def status_of(client: Client) -> dict[str, object]:
-    """Return what /v1/status says."""
+    """Return the body of /v1/status."""
     answer = await client.get("/v1/status")
     assert (answer.status, answer.content_type) == (200, "application/json")
     status: dict[str, object] = await answer.json()
@@ -16,17 +16,17 @@ async def status_of(client: Client) -> dict[str, object]:
     return status
 
 
-async def test_healthz_says_that_the_process_answers(client: Client) -> None:
+async def test_healthz_answers_ok(client: Client) -> None:
     answer = await client.get("/healthz")
     assert (answer.status, await answer.json()) == (200, {"status": "ok"})
 
 
-async def test_readyz_says_that_the_owner_answers(client: Client) -> None:
+async def test_readyz_answers_ready(client: Client) -> None:
     answer = await client.get("/readyz")
     assert (answer.status, await answer.json()) == (200, {"status": "ready"})
 
 
-async def test_without_its_owner_the_process_is_alive_and_not_ready(
+async def test_a_server_without_its_owner_is_alive_and_not_ready(
     client: Client, actor: StoreActor
 ) -> None:
     await actor.stop()
@@ -77,9 +77,7 @@ async def test_status_shows_the_open_transactions_and_the_age_of_the_shared_one(
 
 
 @pytest.mark.parametrize("target", ["/healthz", "/readyz", "/v1/status"])
-async def test_what_the_server_says_of_itself_can_be_asked_with_head_and_not_be_written(
-    client: Client, target: str
-) -> None:
+async def test_status_routes_take_head_and_refuse_post(client: Client, target: str) -> None:
     assert (await client.head(target)).status == 200
     answer = await client.post(target)
     assert answer.status == 405

@@ -71,14 +71,13 @@ def miss_conflicts(patch: pytest.MonkeyPatch) -> None:
 
 
 def handle_messages_twice(patch: pytest.MonkeyPatch) -> None:
-    put = StoreActor._put
+    submit = StoreActor.submit
 
-    def twice(actor: StoreActor, envelope: Any) -> None:
-        put(actor, envelope)
-        if envelope[1] is not None:
-            put(actor, (envelope[0], None))
+    def twice(actor: StoreActor, message: Any, reply: Any) -> None:
+        submit(actor, message, reply)
+        actor._put((message, None))
 
-    patch.setattr(StoreActor, "_put", twice)
+    patch.setattr(StoreActor, "submit", twice)
 
 
 def answer_cancelled_requests(patch: pytest.MonkeyPatch) -> None:

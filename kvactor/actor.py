@@ -81,7 +81,7 @@ class StoreActor:
     def ask(self, message: Message[R]) -> "asyncio.Future[Answer[R]]":
         """Return the future result of a message. Raises `Overloaded` or `Stopping` at once.
 
-        An asker may cancel the future: that does not change what happens to the message (P7).
+        An asker may cancel the future: the message is handled all the same (P7).
         """
         if self._closed is not None:  # before the start there is no loop
             raise self._closed()
@@ -144,7 +144,7 @@ class StoreActor:
     def _free_space(self) -> int | None:
         """Return the bytes that can be written; None, with one line in the log, if they cannot be read.
 
-        Whatever is raised: a tick without free space is better than no tick.
+        Any error leaves the last known figure in place, so that ticks continue.
         """
         try:
             free = self._owner.free_space()
@@ -205,7 +205,7 @@ def _unknown() -> OutcomeUnknown:
 
 
 def _yield_to_fold() -> None:
-    # A fold gets the interpreter only when the loop lets go of it, which a busy one hardly ever does.
+    # A fold runs only while the loop has released the interpreter, which a busy loop hardly does.
     time.sleep(FOLD_YIELD)
 
 

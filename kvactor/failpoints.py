@@ -59,8 +59,8 @@ def _after(act: Act, step: Step) -> Step:
     return wrapper
 
 
-#: The steps of a write, in order, each a function that is looked up in a class or a module whenever
-#: it is called. A flush and a fold end with their commit to disk; a trim is a part of a flush.
+#: The steps of a write, in order, each a function that callers look up in a class or a module at each
+#: call. A flush and a fold end with their commit to disk; a trim is a part of a flush.
 STEPS: Final[Mapping[str, tuple[Any, str]]] = {
     "stage": (Store, "stage"),
     "append": (LmdbJournal, "append"),
@@ -74,14 +74,14 @@ STEPS: Final[Mapping[str, tuple[Any, str]]] = {
 
 
 class Point(NamedTuple):
-    """A function of `owner`, a class or a module, and on which side of it the point is."""
+    """A function of `owner`, a class or a module; the point is before or after it."""
 
     owner: Any
     name: str
     wrap: Callable[[Act, Step], Step]
 
 
-#: Every failpoint there is. Where `written` is, all is written and nothing committed.
+#: Every failpoint there is. At `written`, all is written and nothing committed.
 POINTS: Final[Mapping[str, Point]] = {
     f"{step}.{side}": Point(*function, wrap)
     for step, function in STEPS.items()

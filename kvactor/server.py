@@ -14,7 +14,7 @@ A start, in order:
 
 A stop, in order, after SIGTERM, SIGINT or a failure of the actor:
 
-1. The signal sets `tell_to_stop`, or the actor's loop ends with an exception: `wait` returns. A second
+1. The signal sets `request_stop`, or the actor's loop ends with an exception: `wait` returns. A second
    signal ends the process at once, with status 128 and its number (`cli.serve`).
 2. The command starts the deadline: a process that has not ended `shutdown_timeout` and `exit_timeout`
    seconds later ends with status 1 (`cli.deadline`). Then it calls `stop`.
@@ -114,7 +114,7 @@ class Server:
         self._listener = listener
         self._stop_requested = asyncio.Event()
         self._closed = False
-        #: what holds a stop up, for the log
+        #: the step at which a stop waits, for the log
         self.waiting_for = ""
         self.actor = StoreActor(storage, settings, clock)
         self.app = create_app(self.actor, settings, new_id)
@@ -128,7 +128,7 @@ class Server:
     async def start(self) -> None:
         """Start, in the order above, and return when connections are accepted.
 
-        Raises `CannotListen`, and what else stands in the way; then it has stopped.
+        Raises `CannotListen`. On any exception it stops first.
         """
         await self.actor.start()
         try:
@@ -143,12 +143,12 @@ class Server:
             raise RuntimeError("the application is set up without a server")
         return self.runner.server
 
-    def tell_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """Let `wait` return."""
         self._stop_requested.set()
 
     async def wait(self) -> None:
-        """Return once the server is told to stop, or its actor has ended."""
+        """Return after `request_stop`, or when its actor has ended."""
         requested = asyncio.ensure_future(self._stop_requested.wait())
         await asyncio.wait({requested, self.actor.done}, return_when=asyncio.FIRST_COMPLETED)
         requested.cancel()
@@ -163,6 +163,6 @@ class Server:
         self.waiting_for = "the storage: a flush or a fold is under way"
         if not self._closed:
             self._closed = True
-            # It blocks. Nothing else is left to run.
+            # It blocks the loop, which has no other task now.
             self._storage.close()
         self.waiting_for = "threads that read from the disk"

@@ -104,7 +104,7 @@ def _stop_at_signals(server: Server) -> None:
             os._exit(128 + number)
         log.info("%s: finishing what was accepted", signal.Signals(number).name)
         told = True
-        server.tell_to_stop()
+        server.request_stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)

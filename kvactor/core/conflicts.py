@@ -11,7 +11,7 @@ import msgspec
 from sortedcontainers import SortedDict
 
 from kvactor.core import intervals
-from kvactor.core.intervals import Interval, latest
+from kvactor.core.intervals import Interval, later_end
 from kvactor.core.records import ENTRY_OVERHEAD, NEVER, expiry_of
 
 
@@ -24,8 +24,8 @@ class Coalesced(msgspec.Struct, frozen=True):
 
 
 class ReadSet:
-    """What a transaction has read: keys, present or missing, and ranges; and until when that stays
-    true by itself.
+    """The keys, present or missing, and the ranges that a transaction has read, and when the first
+    record that it has read expires.
 
     A range is half-open, [start, end), and all keys in it count as read, present or missing. An `end`
     of None stands for the end of all keys.
@@ -57,7 +57,7 @@ class ReadSet:
         before = next(self.ranges.irange(maximum=start, reverse=True), None)
         if before is not None:
             reach = self.ranges[before]
-            if latest(reach, end) == reach:
+            if later_end(reach, end) == reach:
                 return None
             if reach is None or reach >= start:
                 start = before
@@ -65,13 +65,13 @@ class ReadSet:
         for one in replaced:
             reach = self.ranges.pop(one)
             self.size -= _size(one, reach)
-            end = latest(end, reach)
+            end = later_end(end, reach)
         self.ranges[start] = end
         self.size += _size(start, end)
         return Coalesced(replaced, start, end)
 
     def saw_record(self, record: bytes) -> None:
-        """Note that a record was read: what was read holds no longer than the record does."""
+        """Note that a record was read: the read set is valid until the first of its records expires."""
         self.valid_until = min(self.valid_until, expiry_of(record))
 
 
@@ -87,7 +87,7 @@ R = TypeVar("R", bound=Reader)
 class ConflictIndex(Generic[R]):
     """Finds the transactions that have read a key, and so conflict with a write of it.
 
-    It keeps the read sets of its readers: what they read is noted here only. Costs do not depend on
+    It keeps the read sets of its readers: every read is noted through it. Costs do not depend on
     how many transactions are open. They depend on n, the number of ranges in all read sets, as its
     logarithm.
     """
@@ -121,7 +121,7 @@ class ConflictIndex(Generic[R]):
             return
         number = self._number(reader)
         gone = [(one, number) for one in change.replaced if one != change.start]
-        kept = intervals.without(self._ranges, gone)
+        kept = intervals.remove(self._ranges, gone)
         self._ranges = intervals.insert(kept, Interval(change.start, number, change.end))
 
     def readers_of(self, key: bytes) -> list[R]:
@@ -134,7 +134,7 @@ class ConflictIndex(Generic[R]):
         return [self._readers[number] for number in sorted(numbers)]
 
     def forget(self, reader: R) -> None:
-        """Drop all that was noted of `reader`, and give it a new, empty read set.
+        """Drop all reads of `reader`, and give it a new, empty read set.
 
         Costs O(k + r log(n/r + 1)) for k keys and r ranges in its read set, and O(1) if it is empty.
         """
@@ -148,7 +148,7 @@ class ConflictIndex(Generic[R]):
             numbers.remove(number)
             if not numbers:
                 del self._by_key[key]
-        self._ranges = intervals.without(self._ranges, [(start, number) for start in reads.ranges])
+        self._ranges = intervals.remove(self._ranges, [(start, number) for start in reads.ranges])
 
     def _number(self, reader: R) -> int:
         number = self._numbers.get(reader)

@@ -1,7 +1,7 @@
 """Executes requests on keys: one operation, or a batch of them.
 
 The rule: a batch is done whole or not at all. It runs on a savepoint: a level of its own on its
-transaction, or a transaction of its own that nobody else sees.
+transaction, or, outside of one, a transaction of its own.
 """
 
 from typing import TypeVar
@@ -18,7 +18,8 @@ from kvactor.settings import Settings
 
 R = TypeVar("R")
 
-#: Bytes that one plain range returns, lest it holds the owner up: a client asks for the next page.
+#: Bytes that one plain range returns at most, so that the owner is free soon: a client asks for the
+#: next page.
 PAGE_SIZE = 256 * 1024
 
 
@@ -102,7 +103,7 @@ class _Savepoint:
     ) -> None:
         self._keys = keys
         self._context = context
-        #: the revision that its end has made; 0: none
+        #: the revision that its commit has made; 0: none
         self.revision = 0
         transaction = transactions.use(context, ref)
         if transaction is None:

@@ -1,8 +1,8 @@
-"""The changes feed: the durable revisions, in order, from wherever a reader is. Pure and synchronous.
+"""The changes feed: the durable revisions that are kept, in order. Pure and synchronous.
 
 The rule: readers pull, and nothing is kept for any of them. The newest revisions, the tail, are in
-memory once for all. Older ones the journal reads beside the owner. So a slow reader costs nothing, and
-a reader that falls behind the history gets an error.
+memory, once for all readers. The journal reads older ones in the background. So a slow reader
+costs nothing, and a reader that falls behind the history gets an error.
 """
 
 from collections import deque
@@ -15,11 +15,11 @@ from kvactor.core.records import Revision
 from kvactor.core.replies import ReplyTo
 from kvactor.errors import DataDamaged, HistoryGone, RecordDamaged, RevisionInFuture
 
-#: Of the newest revisions, how many are kept in memory, and how many bytes of them, about.
+#: How many of the newest revisions are kept in memory, and about how many bytes of them.
 TAIL = 1024
 TAIL_SIZE = 8 * 1024 * 1024
 
-#: Of one answer, at most how many revisions, and about how many bytes of them.
+#: The most revisions in one answer, and about the most bytes of them.
 SLICE = 100
 SLICE_SIZE = 256 * 1024
 
@@ -51,8 +51,8 @@ class Feed:
         return self.release()
 
     def release(self) -> Iterator[Waiting]:
-        """Yield the readers that wait, and forget each when the next one's turn comes: if one cannot be
-        answered, the owner fails, and `abandoned` still has it and those behind it.
+        """Yield the readers that wait; each is forgotten when the next is asked for. If an answer
+        raises, the owner fails, and `abandoned` returns that reader and those behind it.
         """
         for _ in range(len(self._waiting)):
             yield self._waiting[0]
@@ -91,12 +91,12 @@ class Feed:
         first = since + 1 - tail[0][0].number
         return take((revision for revision, _ in islice(tail, first, None)), limit)
 
-    # -- what is older than the tail --
+    # -- revisions older than the tail --
 
     def ask_journal(
         self, message: Changes, reply: ReplyTo, post: Callable[[HistoryRead], None]
     ) -> None:
-        """Have the journal read what `message` asks for, beside the owner; it ends with a message.
+        """Have the journal read the revisions for `message` in the background, up to a `HistoryRead`.
 
         Readers that ask for the same revisions share one reading.
         """
@@ -108,7 +108,7 @@ class Feed:
 
     @property
     def reading(self) -> bool:
-        """Is the journal reading for somebody?"""
+        """Is the journal reading for any reader?"""
         return bool(self._reading)
 
     def readers(self, since: int) -> Iterator[Waiting]:
@@ -120,7 +120,7 @@ class Feed:
         self._reading.pop(since, None)
 
     def history(self, found: HistoryRead, limit: int, newest: int) -> list[Revision]:
-        """Return what the journal has found, at most `limit`, up to the durable `newest`.
+        """Return the revisions that the journal has read, at most `limit`, up to the durable `newest`.
 
         Raises `HistoryGone`, and `RecordDamaged` if the next revision cannot be read.
         """

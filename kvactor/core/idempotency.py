@@ -15,7 +15,7 @@ from kvactor.errors import IdempotencyKeyReused
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True):
-    """A client's key, hashed, and a hash of all that makes its request what it is."""
+    """A client's key, hashed, and a hash of the request's method, target, body and deciding headers."""
 
     key: bytes
     fingerprint: bytes
@@ -29,7 +29,7 @@ _decode = msgspec.msgpack.Decoder(list[Result] | bool | int).decode
 def find(
     keys: Keyspace, context: Context, transaction: Transaction, key: IdempotencyKey
 ) -> tuple[int, list[Result]] | None:
-    """Return the revision and the results of the write that was done under `key`; None: there is none.
+    """Return the revision and the results of the write that was done under `key`; None: no write.
 
     Raises `IdempotencyKeyReused` if that was another request.
     """

@@ -1,12 +1,12 @@
 """An interval tree: it finds the intervals that contain a key.
 
-The rule: a tree never changes. An operation returns a new tree, which shares with the old one all
-that is the same.
+The rule: a tree never changes. An operation returns a new tree, which shares all unchanged nodes with
+the old one.
 
 It is an AVL tree in the order of (start, owner), and each node knows how far the intervals at and
 below it reach. All operations rest on `_join`, after Blelloch, Ferizovic and Sun, "Just Join for
-Parallel Ordered Sets" (2016). The balance depends on no random numbers: a client chooses the
-intervals, and could bend a tree whose numbers it can foresee into a list.
+Parallel Ordered Sets" (2016). The balance does not depend on random numbers: a client that could
+predict them could choose intervals that make the tree a list.
 
 Costs are numbers of key comparisons and of nodes made, in the worst case. `n` is the number of
 intervals in the tree; its height is at most 1.44 log2(n + 2).
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-#: Where an interval starts, and whose it is: no two intervals in a tree agree in both.
+#: An interval's start and owner; they identify it in a tree.
 Place = tuple[bytes, int]
 
 
@@ -41,7 +41,7 @@ class Node(Interval, frozen=True, gc=False):
 Tree = Node | None
 
 
-def latest(one: bytes | None, other: bytes | None) -> bytes | None:
+def later_end(one: bytes | None, other: bytes | None) -> bytes | None:
     """Return the later one of two ends."""
     return None if one is None or other is None else max(one, other)
 
@@ -82,22 +82,22 @@ def insert(tree: Tree, one: Interval) -> Node:
     return _node(tree.left, one, tree.right)
 
 
-def without(tree: Tree, places: Sequence[Place]) -> Tree:
+def remove(tree: Tree, places: Sequence[Place]) -> Tree:
     """Return the tree without the intervals at `places`, which are in order.
 
     Costs O(m log(n/m + 1)) for m places: O(log n) for one, O(n) for all.
     """
-    return _without(tree, places, 0, len(places))
+    return _remove(tree, places, 0, len(places))
 
 
-def _without(tree: Tree, places: Sequence[Place], low: int, high: int) -> Tree:
+def _remove(tree: Tree, places: Sequence[Place], low: int, high: int) -> Tree:
     if tree is None or low == high:
         return tree
     root = (tree.start, tree.owner)
     cut = bisect_left(places, root, low, high)
     found = cut < high and places[cut] == root
-    left = _without(tree.left, places, low, cut)
-    right = _without(tree.right, places, cut + found, high)
+    left = _remove(tree.left, places, low, cut)
+    right = _remove(tree.right, places, cut + found, high)
     if not found:
         return _join(left, tree, right)
     if right is None:
@@ -144,7 +144,7 @@ def _node(left: Tree, root: Interval, right: Tree) -> Node:
     height, reach = 0, root.end
     for below in (left, right):
         if below is not None:
-            height, reach = max(height, below.height), latest(reach, below.reach)
+            height, reach = max(height, below.height), later_end(reach, below.reach)
     return Node(root.start, root.owner, root.end, left, right, height + 1, reach)
 
 

@@ -1,8 +1,8 @@
 """The keys, as one request sees them: within a transaction, or without one.
 
-The rule: nothing is answered that is not accounted for. An answer depends on what it has found staged
-(P3). An isolated transaction conflicts with every later write to what it has looked up beyond its own
-writes (P6). What it keeps is bounded (P8).
+The rule: every answer notes the revision and the reads that it depends on. An answer waits for the
+staged revisions that it has seen (P3). An isolated transaction conflicts with every later write of a
+key that it has looked up in the store (P6). Its size is bounded (P8).
 """
 
 from collections.abc import Collection, Iterable
@@ -32,11 +32,11 @@ Change = tuple[bytes, bytes | None]
 
 
 class Context(msgspec.Struct, gc=False):
-    """What belongs to one message.
+    """The state of one message while it is handled.
 
-    `now` is the time at which it is judged, in milliseconds since the epoch. `depends_on` is the newest
-    revision that its answer depends on; 0: none. `max_result_size` bounds what one range returns, in
-    bytes.
+    `now` is its time, in milliseconds since the epoch: expiry is judged at it. `depends_on` is the
+    newest revision that its answer depends on; 0: none. `max_result_size` bounds the result of one
+    range, in bytes.
     """
 
     now: int
@@ -49,7 +49,7 @@ class Context(msgspec.Struct, gc=False):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Keys of a range, in order, with their records; `more` says that a bound cut it short."""
+    """Keys of a range, in order, with their records; `more`: a bound has cut it short."""
 
     items: list[tuple[bytes, bytes]]
     more: bool
@@ -86,7 +86,7 @@ class Keyspace:
         isolated = transaction.kind is Kind.ISOLATED
         if isolated:
             self._check_size(transaction, len(key))
-            # Before the lookup: a transaction has seen that a record is damaged, too.
+            # Before the lookup: the error for a damaged record is a read, too.
             self._conflicts.saw_key(transaction, key)
         try:
             record = self._read_staged(context, key)
@@ -116,7 +116,7 @@ class Keyspace:
     def exists(self, context: Context, transaction: Transaction | None, key: bytes) -> bool:
         """Is there a record that a write of `key` would replace? A damaged one counts.
 
-        Without a transaction, a staged one counts, too: a write is decided on it.
+        Without a transaction, a staged one counts, too: writes are decided on staged records.
         """
         try:
             if transaction is None:
@@ -165,7 +165,7 @@ class Keyspace:
                 break
             items.append((key, record))
         if more:
-            # The page says nothing of what lies beyond its last item, so nothing was read there.
+            # A page that was cut short has not read the keys behind its last item.
             last = items[-1][0]
             start, end = (last, end) if reverse else (start, last + b"\0")
         if transaction is not None:
@@ -208,7 +208,7 @@ class Keyspace:
         return self._store.head if changes and self.stage(context, changes.items()) else 0
 
     def stage(self, context: Context, changes: Collection[tuple[bytes, Entry]]) -> list[Change]:
-        """Stage changes as one revision, and return what they really change.
+        """Stage changes as one revision, and return those that have an effect.
 
         Transactions that have read any of it conflict.
         """

@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 class Scope(Enum):
-    """The two places to speak from that have no id."""
+    """The scope of a request that names no isolated transaction."""
 
     AUTOCOMMIT = "autocommit"
     SHARED = "shared"
@@ -38,7 +38,7 @@ class Message(msgspec.Struct, Generic[R], frozen=True, gc=False):
 
 
 class Answer(msgspec.Struct, Generic[R], frozen=True, gc=False):
-    """A result, the revision of the store that it depends on, and the time at which it was judged."""
+    """A result, the revision of the store that it depends on, and the owner's time for its message."""
 
     revision: int
     result: R
@@ -62,7 +62,7 @@ class Presence(Enum):
     PRESENT = "present"
 
 
-#: What a key has to be: there or not, or at one of these revisions (a draft's is 0).
+#: A key exists or not, or it is at one of these revisions (a draft's is 0).
 Precondition = Presence | tuple[int, ...]
 
 
@@ -188,7 +188,7 @@ class Status(Message[StatusReport], frozen=True):
     """Report the owner's state."""
 
 
-# -- what the owner learns by itself; nobody waits for an answer to these --
+# -- the owner's own messages; they have no answer --
 
 
 class Flushed(Message[None], frozen=True):

@@ -1,4 +1,4 @@
-"""The operations on keys: of each, its type and what it does.
+"""The operations on keys: the type of each, and its effect.
 
 The rule: an operation knows keys and nothing else. Transactions, checks and idempotency keys belong
 to the request that carries it (`messages`), JSON to `api.operations`. Keys are UTF-8 bytes, durations
@@ -17,7 +17,7 @@ from kvactor.errors import InvalidRequest, KeyNotFound, NotAnInteger, RangeTooLa
 
 R = TypeVar("R")
 
-#: What an increment may leave behind: a signed integer of 64 bits, as in Redis.
+#: Bounds of an increment's result: a signed integer of 64 bits, as in Redis.
 INTEGERS = range(-(1 << 63), 1 << 63)
 
 _JSON = "application/json"
@@ -33,7 +33,10 @@ class Operation(msgspec.Struct, Generic[R], frozen=True, gc=False):
 
 
 class PlainOperation(Operation[R], frozen=True):
-    """An operation that reads or writes once, and so needs no transaction."""
+    """An operation that reads or writes once, and so needs no transaction.
+
+    Without a transaction, `read` returns the durable record, which staged writes may replace. So an
+    operation that writes what it has read is an `Operation`."""
 
     def run(self, keys: Keyspace, context: Context, transaction: Transaction | None) -> R:
         """Do it."""
@@ -55,8 +58,8 @@ class Get(PlainOperation[bytes | None], frozen=True):
 class Set(PlainOperation[bool], frozen=True):
     """Give a key a value, whether it had one or not.
 
-    `ttl` ends it by itself. The result is whether the key is new. Within a transaction it is looked up
-    only if `report_created`: a transaction that only writes reads nothing.
+    After `ttl` the key expires. The result is whether the key is new. Within a transaction it is
+    looked up only if `report_created`: a transaction that only writes reads nothing.
     """
 
     key: bytes
@@ -160,7 +163,7 @@ class DeleteRange(Operation[int], frozen=True):
     def run(self, keys: Keyspace, context: Context, transaction: Transaction) -> int:
         """Raises `RangeTooLarge` beyond `max_batch_size` keys, `RecordDamaged`, and as every write."""
         limit = keys.settings.max_batch_size
-        # The headers of the records will do, and there are at most `limit` of them.
+        # Records without their values, at most `limit` of them.
         page = keys.scan(
             context, transaction, self.start, self.end, limit, room=_UNBOUNDED, values=False
         )

@@ -1,7 +1,6 @@
-"""Overlays: changes laid over something that they do not touch.
+"""Overlays. An overlay holds changes to the layer below it, and does not modify that layer.
 
-The rule: an overlay never changes what is below it. Transactions, the store's stages, and views of the
-store are stacks of overlays, read from the top.
+Transactions, the store's stages, and views of the store are stacks of overlays, read from the top.
 """
 
 import heapq
@@ -18,9 +17,9 @@ Items = Iterator[tuple[bytes, Entry]]
 
 
 class Overlay(dict[bytes, Entry]):
-    """Changes laid over something that they do not touch: key to record or TOMBSTONE.
+    """Changes to the layer below, which it does not modify: key to record or TOMBSTONE.
 
-    Keys are put in order when somebody asks for a range, and each only once.
+    Keys are sorted when a range is read, and each only once.
     """
 
     def __init__(self) -> None:
@@ -30,7 +29,7 @@ class Overlay(dict[bytes, Entry]):
         self._order: SortedList[bytes] = SortedList()
 
     def put(self, key: bytes, entry: Entry) -> None:
-        """Lay `entry` over whatever is below."""
+        """Set the entry of `key`."""
         before = self.get(key)
         if before is None:
             self.size += ENTRY_OVERHEAD + len(key)
@@ -41,7 +40,7 @@ class Overlay(dict[bytes, Entry]):
         self[key] = entry
 
     def merge(self, above: "Overlay") -> None:
-        """Take over all that an overlay above this one says."""
+        """Take over all entries of the overlay above this one."""
         for key, entry in above.items():
             self.put(key, entry)
 
@@ -52,7 +51,7 @@ class Overlay(dict[bytes, Entry]):
             yield key, self[key]
 
     def order(self) -> None:
-        """Put the keys in order, lest a reader has to wait for it."""
+        """Sort the new keys now, so that the next range does not have to."""
         # Keys are never taken away, and a dict has its newest last.
         new = len(self) - len(self._order)
         if new:
@@ -60,7 +59,7 @@ class Overlay(dict[bytes, Entry]):
 
 
 def merge_ranges(sources: Iterable[Items], reverse: bool) -> Items:
-    """Merge ranges of the same bounds, the topmost first: of each key, what the topmost says."""
+    """Merge ranges of the same bounds, the topmost first: each key with its topmost entry."""
     last: bytes | None = None
     for key, entry in heapq.merge(*sources, key=itemgetter(0), reverse=reverse):
         if key != last:
@@ -75,16 +74,16 @@ class Memtable(Overlay):
         super().__init__()
         #: a heap of (expiry, key)
         self.expiring: list[tuple[int, bytes]] = []
-        #: bytes that have come, overwritten since or not: what the journal has grown by, about
+        #: bytes of all entries ever merged, overwritten ones too: about the growth of the journal
         self.grown = 0
         self._merged = 0
 
     def merge(self, above: Overlay) -> None:
-        """Take over all that an overlay above this one says, in order at once: readers come here."""
+        """Take over all entries of the overlay above this one, and sort them: readers use this one."""
         self.update(above)
         self.grown += above.size
         self._merged += len(above)
-        # What is overwritten is not looked up: as if it had been as large as the others.
+        # The size is an estimate: an overwritten entry counts as an average one.
         self.size = self.grown * len(self) // self._merged
         self.order()
 

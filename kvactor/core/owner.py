@@ -1,13 +1,13 @@
-"""The owner: takes messages in order, answers them, and moves what they write down to the disk.
+"""The owner: takes messages in order, answers them, and writes their changes to disk.
 
 The owner is given drains: a reading of the clock, and the messages that were waiting. It handles them
 in order, and then hands what it staged to the journal. The same drains always give the same replies and
 the same journal (P9): there is no clock, no randomness and no event loop in here.
 
-The rule for replies (P3): whatever an answer depends on is durable before it goes out. Each message has
-a `Context`, in which its handler notes the newest revision that the answer depends on: a write its own,
-a read what it found staged. If that revision is not durable yet, the answer is held back until it is,
-be it a value or an error.
+The rule for replies (P3): all that an answer depends on is durable before it goes out. Each message has
+a `Context`, in which its handler notes the newest revision that the answer depends on: a write its
+own, a read the staged one that it has seen. The answer, a value or an error, is held until
+that revision is durable.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -47,7 +47,7 @@ from kvactor.core.transaction_manager import TransactionManager
 from kvactor.errors import DataDamaged, KvactorError
 from kvactor.settings import Settings
 
-#: How often a memtable may be overwritten before it is folded, lest the journal grows for ever.
+#: How often a memtable may be overwritten before it is folded. This bounds the journal.
 MAX_REWRITES = 8
 
 #: Expired keys that one sweep removes, in one revision.
@@ -60,10 +60,10 @@ class Deferred(Enum):
     #: there is no newer revision
     WAITS = "waits"
     #: the journal has to be asked
-    OLDER = "older"
+    READ_JOURNAL = "read journal"
 
 
-#: A message, and where its answer goes; None for the owner's own news.
+#: A message, and where its answer goes; None for the owner's own messages.
 Envelope = tuple[Message[Any], ReplyTo | None]
 
 
@@ -114,7 +114,7 @@ class Owner:
             Stop: self._stop,
         }
 
-    # -- what the actor asks --
+    # -- for the actor --
 
     @property
     def revision(self) -> int:
@@ -135,11 +135,11 @@ class Owner:
         return self._store.folding and self._store.memtable.size >= self._settings.memtable_size
 
     def free_space(self) -> int:
-        """Return how many bytes can be written, by the disk's account."""
+        """Return how many bytes can be written, as the disk reports it."""
         return min(self._journal.free_space(), self._tree.free_space())
 
     def fail(self, error: KvactorError) -> None:
-        """Answer every waiting request with `error`: a drain has raised."""
+        """Answer every waiting request with `error`, after a drain has raised."""
         self.held.fail(error)
         for _, reply in self._feed.abandoned():
             deliver(reply, error)
@@ -200,7 +200,7 @@ class Owner:
     def _changes(self, context: Context, message: Changes) -> list[Revision] | Deferred:
         found = self._feed.read(message.since, message.limit, self._store.revision)
         if found is None:
-            return Deferred.OLDER
+            return Deferred.READ_JOURNAL
         return Deferred.WAITS if message.wait and not found and not self._stopping else found
 
     def _defer(self, why: Deferred, message: Changes, reply: ReplyTo) -> None:
@@ -220,7 +220,7 @@ class Owner:
             else:
                 deliver(reply, Answer(self._store.revision, found, context.now))
 
-    # -- what the owner learns by itself --
+    # -- the owner's own messages --
 
     def _status(self, context: Context, _: Status) -> StatusReport:
         store, shared = self._store, self._transactions.shared
@@ -240,7 +240,7 @@ class Owner:
 
     def _flush(self) -> None:
         journal, post = self._journal, self._post
-        # Until the next tick reads it anew: what is written goes into the journal and into the tree.
+        # An estimate until the next tick: each write takes space in the journal and in the tree.
         self._keys.free_space -= 2 * self._store.staging
         revisions = self._store.seal()
         head = revisions[-1].number

@@ -1,11 +1,11 @@
-"""The two short protocols behind which everything durable stands. `storage/` implements them.
+"""The two protocols of durable storage. `storage/` implements them.
 
 The journal is the ordered log of revisions, and the only thing that a write waits for. The tree is
 an ordered map from key to record into which the journal is folded now and then: a cache of the log
 that can be searched. Nothing in the core may assume that the journal is local.
 
 `append`, `fold` and `read` return at once, do their work elsewhere (or on the spot, without a disk),
-and then call `done` from any thread, with what went wrong, or None. At most one append and one fold are
+and then call `done` from any thread, with the error, or None. At most one append and one fold are
 under way at a time. The owner alone calls the rest.
 """
 
@@ -15,14 +15,14 @@ from typing import Protocol
 from kvactor.core.records import Entry, Missing, Revision
 
 Done = Callable[[BaseException | None], None]
-#: Takes what was read; the error is `DataDamaged` if the first revision is damaged.
+#: Takes the revisions read; the error is `DataDamaged` if the first revision is damaged.
 ReadDone = Callable[[list[Revision], BaseException | None], None]
 
 
 class StorageFailed(Exception):
     """A flush or a fold has failed.
 
-    What it was about may be durable or not, so the process must end (promise P10).
+    Its changes may be durable or not, so the process must end (promise P10).
     """
 
 
@@ -54,7 +54,7 @@ class Journal(Protocol):
         """
 
     def close(self) -> None:
-        """Wait for what is under way, and let go."""
+        """Wait for operations under way, and release all resources."""
 
 
 class Tree(Protocol):
@@ -80,7 +80,7 @@ class Tree(Protocol):
         """
 
     def fold(self, changes: Iterable[tuple[bytes, Entry]], applied: int, done: Done) -> None:
-        """Take changes in, in key order, and note the revision that they lead up to, in one commit."""
+        """Apply changes, in key order, and note their last revision as `applied`, in one commit."""
 
     def snapshot(self) -> None:
         """Read from the state that the last fold left."""
@@ -92,4 +92,4 @@ class Tree(Protocol):
         """
 
     def close(self) -> None:
-        """Wait for what is under way, and let go."""
+        """Wait for operations under way, and release all resources."""

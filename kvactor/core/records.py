@@ -38,19 +38,19 @@ class Tombstone(Enum):
 MISSING: Final = Missing.MISSING
 TOMBSTONE: Final = Tombstone.TOMBSTONE
 
-#: What a layer says of a key that it has something to say about.
+#: A layer's entry for a key: a record or TOMBSTONE.
 Entry = bytes | Tombstone
 #: What an entry costs in memory beyond its key and value, about, in bytes; counted so that a million
 #: tiny entries are not free.
 ENTRY_OVERHEAD = 128
 
 NEVER = (1 << 64) - 1
-#: Keys are UTF-8, so none begins with this byte but those that the store keeps for itself: what came of
-#: requests with an idempotency key.
+#: The first byte of hidden keys: those of the results that are kept for idempotency keys. A client's
+#: key is UTF-8, which never has this byte.
 HIDDEN = b"\xff"
 MAX_CONTENT_TYPE_SIZE = 255
 
-#: What is behind the checksum: two revisions, the expiry, the length of the content type.
+#: The fields behind the checksum: two revisions, the expiry, the length of the content type.
 _HEADER = Struct(">QQQB")
 _STAMP = Struct(">QQ")
 _DRAFT = Struct(">20xQB")
@@ -94,7 +94,7 @@ def draft(value: bytes, content_type: str, expires_at: int = NEVER) -> bytes:
 
 
 def stamp(key: bytes, draft: bytes, revision: int, created: int) -> bytes:
-    """Return `draft` with its revisions filled in: what a commit does to what a transaction wrote."""
+    """Return `draft` with its checksum and revisions: a commit does this to a transaction's writes."""
     rest = _STAMP.pack(revision, created) + draft[20:]
     return _checksum(rest, key) + rest
 
@@ -144,7 +144,7 @@ def created_of(record: bytes) -> int:
     return int.from_bytes(record[12:20], "big")
 
 
-def life_of(record: bytes) -> tuple[int, int]:
+def created_and_expiry_of(record: bytes) -> tuple[int, int]:
     """Return a record's create revision and its expiry."""
     created, expires_at = _read_life(record)
     return created, expires_at

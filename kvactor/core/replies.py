@@ -17,7 +17,7 @@ class ReplyTo(Protocol):
     """Where a result or an error goes. An `asyncio.Future` is one.
 
     The three methods are called in the owner's drain, so they are quick and raise nothing. An
-    exception is logged, and nobody repeats the call: it harms this asker alone.
+    exception is logged and the call is not repeated: only this asker is affected.
     """
 
     def set_result(self, result: Any, /) -> None:
@@ -47,16 +47,16 @@ class HeldReplies:
         self._held.append((depends_on, reply, outcome))
 
     def release(self, durable: int) -> None:
-        """Give the answers that rest on nothing newer than revision `durable`, in order."""
+        """Give the answers that depend on revision `durable` or an older one, in order."""
         held = self._held
         for depends_on, reply, outcome in held:
             if depends_on <= durable:
                 deliver(reply, outcome)
-        # Not before: if one cannot be given, the owner has failed, and `fail` is for all the others.
+        # Removed only now: if an answer raises, the owner fails, and `fail` answers the others.
         self._held = [item for item in held if item[0] > durable]
 
     def fail(self, error: KvactorError) -> None:
-        """Give everyone who waits `error` instead."""
+        """Give every waiting asker `error` instead."""
         held, self._held = self._held, []
         for _, reply, _ in held:
             deliver(reply, error)

@@ -8,13 +8,13 @@ Pure and synchronous.
     frozen      a memtable being folded into the tree      what readers see
     tree        everything older
 
-The rule: a revision gets its number when it is staged, and moves down, whole and in order: `stage`,
+The rule: a revision gets its number when it is staged, and moves down as a whole, in order: `stage`,
 `seal` (handed to the journal), `apply` (flushed), `freeze` (handed to the tree), `drop_frozen`
 (folded). A step out of order is refused: it would lose a revision.
 
-Expiry is ordered like a write. While something is staged or flushing, readers of the durable state
-see it as of `horizon`, the time at which the oldest of that was staged: a key that expires later is
-still there for them, as it was for that write.
+Expiry is ordered like a write. While revisions are staged or flushing, readers of the durable state
+see it as of `horizon`, the time at which the oldest of them was staged: a key that expires later still
+exists for them, as it did for that write.
 """
 
 import heapq
@@ -29,9 +29,9 @@ from kvactor.core.records import (
     Entry,
     Missing,
     Revision,
+    created_and_expiry_of,
     encode,
     expiry_of,
-    life_of,
     stamp,
 )
 from kvactor.errors import DataDamaged, RecordDamaged
@@ -55,7 +55,7 @@ class _Batch:
 
 
 class OutOfOrder(Exception):
-    """Is raised when a step of a revision's way down is not the next one: a bug of the caller."""
+    """Is raised when a step is out of order: a bug of the caller."""
 
 
 class Store:
@@ -71,7 +71,7 @@ class Store:
         self.keys = tree.keys
         self._staging = _Batch()
         self._flushing = _Batch()
-        #: what is durable, and not handed to the tree yet
+        #: durable revisions that are not handed to the tree yet
         self.memtable = Memtable()
         self._frozen: Memtable | None = None
         self._folding = self.folded
@@ -83,12 +83,12 @@ class Store:
     def _look(self) -> None:
         durable = [layer for layer in (self.memtable, self._frozen) if layer is not None]
         pending = [self._staging.overlay, self._flushing.overlay]
-        #: what readers see
+        #: readers see this
         self.durable = View(durable, self._tree)
-        #: what writes are decided on
+        #: writes are decided on this
         self.staged = View([*pending, *durable], self._tree)
 
-    # -- what is not durable yet --
+    # -- revisions that are not durable yet --
 
     def depends_on(self, key: bytes) -> int:
         """Return the revision that has to be durable before an answer that depends on `key` may go
@@ -111,7 +111,7 @@ class Store:
     def current(self, key: bytes) -> bytes | Missing:
         """Return the record that a write of `key` replaces, expired or not.
 
-        In the place of a damaged one stands an empty one, so that it can be replaced or deleted.
+        A damaged record is returned as an empty one, so that it can be replaced or deleted.
         """
         try:
             return self.staged.find(key)
@@ -125,7 +125,7 @@ class Store:
 
     @property
     def staging(self) -> int:
-        """How many bytes, with overhead, are staged that the journal was not given yet."""
+        """How many bytes, with overhead, are staged and not handed to the journal yet."""
         return self._staging.overlay.size
 
     @property
@@ -146,7 +146,7 @@ class Store:
         """Make one revision of drafts and tombstones, each key once, and return what it really
         changes: keys, and their records or None.
 
-        Deleting what is not there changes nothing, and nothing at all is no revision.
+        To delete a missing key changes nothing. Without a change there is no revision.
         """
         number = self.head + 1
         final: list[tuple[bytes, bytes | None]] = []
@@ -156,9 +156,9 @@ class Store:
             if entry is not TOMBSTONE:
                 created = number
                 if before is not MISSING:
-                    since, expires_at = life_of(before)
+                    created_before, expires_at = created_and_expiry_of(before)
                     if expires_at > now:
-                        created = since or number
+                        created = created_before or number
                 record = stamp(key, entry, number, created)
                 if entry[20:28] != _NEVER:
                     batch.expiring.append((expiry_of(entry), key))
@@ -178,7 +178,7 @@ class Store:
         return final
 
     def seal(self) -> Sequence[Revision]:
-        """Hand over what is staged, to be flushed; what comes next is staged behind it.
+        """Hand over all staged revisions, to be flushed; later ones are staged behind them.
 
         Raises `OutOfOrder` if nothing is staged, or if the last batch is still flushing.
         """
@@ -189,7 +189,7 @@ class Store:
         return self._flushing.revisions
 
     def apply(self) -> Sequence[Revision]:
-        """Let readers see what was sealed: it is durable now. Raises `OutOfOrder` if nothing was."""
+        """Let readers see the sealed revisions, now durable. Raises `OutOfOrder` if there are none."""
         if not self._flushing.revisions:
             raise OutOfOrder("apply: nothing is flushing")
         batch, self._flushing = self._flushing, _Batch()
@@ -203,8 +203,8 @@ class Store:
         return batch.revisions
 
     def freeze(self) -> Items:
-        """Hand over the memtable's entries in key order, to be folded up to `revision`; what comes next
-        goes into a new one.
+        """Hand over the memtable's entries in key order, to be folded up to `revision`; later
+        changes go into a new memtable.
 
         Raises `OutOfOrder` while a frozen one is being folded.
         """
@@ -216,8 +216,8 @@ class Store:
         return self._frozen.range(b"", None, reverse=False)
 
     def drop_frozen(self) -> None:
-        """Read from the tree what was frozen: it is folded now. Raises `OutOfOrder` if nothing was, or
-        if the tree does not have it.
+        """Drop the frozen memtable: the tree has its entries. Raises `OutOfOrder` if there is none, or
+        if the tree does not have them.
         """
         if self._frozen is None:
             raise OutOfOrder("drop_frozen: no memtable is being folded")

@@ -33,7 +33,7 @@ class State(Enum):
     CONFLICTED = "conflicted"
     COMMITTED = "committed"
     ROLLED_BACK = "rolled back"
-    #: it was idle for too long, and rolled back for that
+    #: it was idle for too long and was rolled back
     EXPIRED = "expired"
 
 
@@ -102,7 +102,7 @@ class Transaction:
         self.idle_timeout = idle_timeout
         self.overlays = [Overlay()]
         self.reads = ReadSet()
-        #: the newest revision, perhaps only staged, that anything which it was told depends on
+        #: the newest revision that an answer to this transaction depends on; it may be only staged
         self.depends_on = 0
         #: whether the log has a warning that it stays open
         self.warned = False
@@ -122,7 +122,7 @@ class Transaction:
 
     @property
     def expires_at(self) -> int:
-        """When it will have been idle for too long."""
+        """When its idle timeout ends."""
         return min(self.last_used + self.idle_timeout, NEVER)
 
     def move(self, event: Event) -> None:
@@ -135,7 +135,7 @@ class Transaction:
             raise refusal(self.state, self.depends_on)
         self.state = state
 
-    # -- what it reads and writes --
+    # -- reads and writes --
 
     def get(self, key: bytes) -> Entry | Missing:
         """Return the entry of the topmost overlay that has one; MISSING: the store has to be asked."""
@@ -154,7 +154,7 @@ class Transaction:
         self.overlays[-1].put(key, entry)
 
     def depend_on(self, revision: int) -> None:
-        """Note that something it was told depends on `revision`."""
+        """Note that an answer to it depends on `revision`."""
         self.depends_on = max(self.depends_on, revision)
 
     # -- levels --
@@ -189,7 +189,7 @@ class Transaction:
         return None
 
     def conflict(self, revision: int) -> None:
-        """Note that `revision` has changed something it has read, and drop what it wrote."""
+        """Note that `revision` has changed a key that it has read, and drop its writes."""
         self.move(Event.CONFLICT)
         self.depend_on(revision)
         self.overlays = [Overlay() for _ in self.overlays]

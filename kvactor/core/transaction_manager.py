@@ -69,7 +69,7 @@ class TransactionManager:
             )
         if len(self.isolated) >= settings.max_transactions:
             self.sweep(context.now)
-            # A conflicted one can only be told so, and needs no place for that.
+            # A conflicted one is remembered as such, and needs no place.
             for one in [one for one in self.isolated.values() if one.state is State.CONFLICTED]:
                 self._close(one)
         if len(self.isolated) >= settings.max_transactions:
@@ -136,7 +136,7 @@ class TransactionManager:
         if outermost and transaction.overlays[0]:
             self._keys.check_writable()
         try:
-            # What it was told has to be durable before it may say that all went well.
+            # All revisions that it has read are durable before its commit is acknowledged.
             if outermost:
                 context.depend_on(transaction.depends_on)
             self._keys.commit(context, transaction)
@@ -151,7 +151,7 @@ class TransactionManager:
     # -- finding --
 
     def use(self, context: Context, ref: TransactionRef) -> Transaction | None:
-        """Return the transaction of a request, open; None: there is none to speak in.
+        """Return the open transaction of a request; None outside of a transaction.
 
         Raises `TransactionNotFound` and `TransactionConflict`.
         """
@@ -163,7 +163,7 @@ class TransactionManager:
         return transaction
 
     def _find(self, context: Context, ref: TransactionRef) -> Transaction | None:
-        """The same, but it may be conflicted."""
+        """Return the same as `use`, but also a conflicted transaction."""
         if isinstance(ref, str):
             transaction = self.isolated.get(ref)
             if transaction is None:

@@ -13,8 +13,8 @@ def open_environment(path: Path, map_size: int, max_dbs: int = 0) -> lmdb.Enviro
     `lmdb.Error` if the file is no such environment.
     """
     env = lmdb.open(str(path), map_size, max_dbs=max_dbs, max_spare_txns=2, lib_version=0)
-    # Where pages have been cut off, there have to be zeros: reading beyond the end would be the
-    # process's end, zeros are an error. (Pages that were freed before they were written may be missing
+    # A file that was cut short is extended with zeros: a read beyond its end would kill the process,
+    # and zeros are an error. (Pages that were freed before they were written may be missing
     # in a sound file too.) Never open the file: closing it would drop LMDB's locks.
     file = path / "data.mdb"
     if file.stat().st_size < used(env):

@@ -1,7 +1,7 @@
 """The journal in an LMDB environment: one row per revision, many rows per commit.
 
 The rule: rows only ever follow the head, and a commit is what makes them durable (LMDB's sync and
-metasync stay on). Rows that nobody needs any more are deleted in the same commit as an append, so
+metasync stay on). Rows that are not needed any more are deleted in the same commit as an append, so
 that trimming costs no flush of its own.
 """
 
@@ -73,7 +73,7 @@ class LmdbJournal:
         """See `Journal`."""
         try:
             with self._env.begin() as txn:
-                # Each row on its own: a cursor that steps onto a page that is none makes LMDB abort
+                # Each row on its own: a cursor that reaches a damaged page makes LMDB abort
                 # the process.
                 cursor = txn.cursor()
                 found = cursor.set_range(encode_revision_number(after + 1))

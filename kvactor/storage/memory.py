@@ -114,7 +114,7 @@ class MemoryTree:
         done(None)
 
     def snapshot(self) -> None:
-        """See `Tree`: there is only one state here, and a fold is over before anyone reads."""
+        """See `Tree`: there is only one state, and a fold ends before the next read."""
 
     def free_space(self) -> int:
         """See `Tree`."""

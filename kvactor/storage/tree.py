@@ -2,7 +2,7 @@
 is folded in.
 
 The rule: `applied` is written in the same commit as the changes that it stands for, so a fold that
-is cut short has not happened, and the journal is replayed from where the last whole one ended.
+is cut short has no effect, and the journal is replayed from the end of the last complete one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -134,5 +134,5 @@ def _unreadable(key: bytes, error: lmdb.Error) -> RecordDamaged:
 
 
 def _indexed_expiry(record: bytes) -> int:
-    """Return the expiry of a record that is about to be replaced, whatever damage it has taken."""
+    """Return the indexed expiry of a record that is about to be replaced; it may be damaged."""
     return expiry_of(record) if len(record) >= HEADER_SIZE else NEVER

@@ -15,8 +15,8 @@ _TRANSFER_ENCODING = istr("Transfer-Encoding")
 
 
 class BodyReader:
-    """Reads bodies, each within `body_timeout`, and none beyond the server's stop: aiohttp drops what
-    arrives after that.
+    """Reads bodies, each within `body_timeout`, and none after the server's stop began: from then on
+    aiohttp drops the rest of a body.
     """
 
     def __init__(self, settings: Settings, deadlines: Deadlines) -> None:

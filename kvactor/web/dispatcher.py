@@ -3,7 +3,7 @@
 In this order: guard, body, parse, ask, encode, budget, count, send. The rule: every request gets one
 response and is counted once, and its lease of the in-flight budget is released when the response is
 sent, when the request fails, or when the connection is lost. Everything runs in the request's own
-coroutine: an encoder's mistake is a 500, and nothing to the owner.
+coroutine: an exception in an encoder is a 500, and does not reach the owner.
 """
 
 import logging
@@ -29,16 +29,14 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
-#: Methods that only read: nothing was done if their responses are refused.
+#: Methods that only read: their responses can be refused, because nothing was done.
 _READS = ("GET", "HEAD")
 
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def _send(source: web.Request, response: Response, time: int) -> web.Response:
-    """Send a response, and return it when its client has it, or is gone: aiohttp, which it is returned
-    to, does not send it again.
-    """
+    """Send the response, and return when the client has it. aiohttp does not send it again."""
     sent = to_aiohttp(response, time)
     with suppress(ConnectionError):  # aiohttp meets it again, and ends the connection
         await sent.prepare(source)
@@ -81,7 +79,7 @@ class _Exchange:
         self.request = request
         self._dispatcher = dispatcher
         self._source = source
-        #: what aiohttp knows of the stream
+        #: aiohttp's response of the stream
         self.streamed = web.StreamResponse()
 
     def ask(self, message: Message[R]) -> Awaitable[Answer[R]]:
@@ -97,7 +95,7 @@ class _Exchange:
 
 
 class Dispatcher:
-    """Makes, of each route's endpoint or handler, what aiohttp calls.
+    """Wraps each route's endpoint or handler as a handler of aiohttp's.
 
     It is no middleware: those would cost every request two more coroutines.
     """
@@ -118,13 +116,13 @@ class Dispatcher:
         self.deadlines = deadlines
 
     def ask(self, request: Request, message: Message[R]) -> Awaitable[Answer[R]]:
-        """Ask the owner what a request asks for. Every message passes here, between parse and encode:
-        this is the place to check the request's right to it.
+        """Ask the owner. Every message passes here, between parse and encode: authorization belongs
+        here.
         """
         return self._actor.ask(message)
 
     def serve(self, route: Route) -> Serve:
-        """Return what serves a route. Its body is read if the route has one."""
+        """Return aiohttp's handler of a route. The body is read if the route has one."""
         endpoint = route.endpoint
         if not isinstance(endpoint, Endpoint):
             return self.serve_handler(endpoint, route.method, route.name)
@@ -173,7 +171,7 @@ class Dispatcher:
         return dispatch
 
     def serve_handler(self, handler: Handler, method: str, name: str) -> Serve:
-        """Return what serves a handler, whose responses are counted under a method and a name."""
+        """Return aiohttp's handler of a `Handler`; responses are counted under a method and a name."""
         check, clock = self._guard.check, self._clock
         count, refuse = self._actor.metrics.counter(method, name), method in _READS
 
@@ -210,7 +208,7 @@ class Dispatcher:
         error: Exception,
         explain: Callable[[KvactorError], KvactorError] | None,
     ) -> Response:
-        """Return the response that tells what was raised."""
+        """Return the response to an exception."""
         revision = self._actor.revision
         if isinstance(error, KvactorError):
             if isinstance(error, RecordDamaged):

@@ -1,6 +1,6 @@
 """The API's description, for programs at /openapi.json and for people at /docs.
 
-The rule: a browser that shows it talks to this server and to no other. The viewer is in the package.
+The rule: a browser that shows it loads from this server only. The viewer is in the package.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from kvactor.api.values import JSON, encode
 from kvactor.settings import Settings
 from kvactor.web.http import Exchange, Response
 from kvactor.web.openapi import document
-from kvactor.web.routes import ResponseSpec, Route, always
+from kvactor.web.routes import ResponseSpec, Route, constant_headers
 
 _VIEWER = files("kvactor.web") / "viewer"
 
@@ -81,7 +81,7 @@ class DocsRoutes:
             path=path,
             endpoint=page,
             summary=summary,
-            responses={200: ResponseSpec("Done", {kind: bytes}, always(SECURITY_HEADERS))},
+            responses={200: ResponseSpec("Done", {kind: bytes}, constant_headers(SECURITY_HEADERS))},
             asks=False,
         )
 

@@ -49,7 +49,7 @@ STATUS: dict[type[errors.KvactorError], HTTPStatus] = {
 #: Seconds after which a client that got 503 may try again.
 RETRY_AFTER = "1"
 
-#: The code of an exception that is no `KvactorError`, but a fault of the server's.
+#: The code of any other exception: a fault of the server.
 INTERNAL_ERROR = "internal_error"
 
 PROBLEM_JSON = "application/problem+json"

@@ -1,9 +1,9 @@
 """The request guard: it lets in requests of HTTP/1, for a path, that name the server in `Host` and do
 not come from a page of another origin.
 
-A browser reaches what its user reaches, and lends that to the pages that it shows. `Origin` gives away
-a page of another origin. A page whose own name resolves to this server (DNS rebinding) has the same
-origin to the browser; its name in `Host` gives it away.
+A page in a browser can send requests to every server that its user can reach. `Origin` shows a page of
+another origin. A page whose own name resolves to this server (DNS rebinding) has the same origin to the
+browser; `Host` shows its name.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""Requests and responses as values, and what a request says, taken apart strictly and once.
+"""Requests and responses as values, and strict parsers for the parts of a request.
 
-The rule: nothing here knows a web framework, a connection or the owner. So whatever turns a request
-into a message and an answer into a response can be called, and tested, like arithmetic.
+The rule: nothing here knows a web framework, a connection or the owner. So the functions that
+turn a request into a message, and an answer into a response, are pure.
 """
 
 import re
@@ -41,10 +41,10 @@ IF_MATCH = istr("If-Match")
 IF_NONE_MATCH = istr("If-None-Match")
 
 MAX_IDEMPOTENCY_KEY = 255
-#: Headers that tell one write from another, beside its target and its body.
+#: Headers that decide a write, beside its method, target and body.
 _FINGERPRINTED = (CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, TRANSACTION)
 
-#: More than any revision has, and few enough for Python to read.
+#: Digits: more than any revision has, and few enough for `int`.
 _MAX_DIGITS = 20
 
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
@@ -68,7 +68,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 class Response(msgspec.Struct, frozen=True, gc=False):
     """A response that was true at `revision`; `headers` are those beside the ones that all have.
 
-    `time` is when it was judged, in milliseconds since the epoch; 0: as its one answer says, if any.
+    `time` is the owner's for it, in milliseconds since the epoch; 0: that of the request's only answer,
+    if there is one.
     """
 
     revision: int
@@ -94,7 +95,7 @@ class Stream(Protocol):
     """A response that is written as it comes."""
 
     async def write(self, data: bytes) -> None:
-        """Write, and return when the client's kernel has all but the last of it.
+        """Write, and return when the transport has no backlog left, except for the last chunk.
 
         Raises `TimeoutError` when the server stops meanwhile, `Overloaded`, and `ConnectionError`.
         """

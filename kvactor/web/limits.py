@@ -27,7 +27,7 @@ class Deadlines:
     """Waits that have a limit, and that end when the server stops."""
 
     def __init__(self) -> None:
-        # In the order in which they began: they end in the same order each time (P9).
+        # In the order in which they began, so that runs are alike (P9).
         self._waits: dict[asyncio.Timeout, None] = {}
         self.stopping = False
 
@@ -42,7 +42,7 @@ class Deadlines:
                 del self._waits[wait]
 
     def stop(self) -> None:
-        """End all waits, and those that would begin."""
+        """End all waits, and every later one at once."""
         self.stopping = True
         for wait in self._waits:
             if not wait.expired():
@@ -72,8 +72,8 @@ class InFlightBudget:
         return min(maximum, max((self._size - self._used) // 2, SMALL)) if self._used else maximum
 
     def check(self, size: int, held: int) -> None:
-        """Raise `Overloaded` if `size` bytes are not left, and others hold some beside `held`: a
-        request that is alone is never refused.
+        """Raise `Overloaded` if fewer than `size` bytes are left, and other requests hold some: a
+        request that is alone is never refused. `held` is what this request holds.
         """
         if size > self._size - self._used and self._used > held:
             raise Overloaded(
@@ -96,7 +96,7 @@ class Lease(msgspec.Struct, gc=False, eq=False):
         self.budget.check(size, self.size)
 
     def acquire(self, size: int, *, refuse: bool = True) -> None:
-        """Hold so many more bytes. Raises `Overloaded` if they are not left, if it may `refuse`."""
+        """Hold so many more bytes. With `refuse`, raises `Overloaded` if they are not left."""
         if refuse:
             self.budget.check(size, self.size)
         self.size += size

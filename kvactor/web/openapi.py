@@ -24,7 +24,7 @@ from kvactor.errors import (
     TooManyConnections,
 )
 from kvactor.web.errors import INTERNAL_ERROR, PROBLEM_JSON, STATUS, in_v1
-from kvactor.web.routes import AT, OWNER_ERRORS, RETRY_AFTER, Header, Route
+from kvactor.web.routes import OWNER_ERRORS, RETRY_AFTER, REVISION_HEADER, Header, Route
 
 Document = dict[str, Any]
 
@@ -100,7 +100,7 @@ class _Schemas:
 
 
 def _types(routes: Iterable[Route]) -> Iterator[Any]:
-    yield from (Problem, SimpleError, *(one.type for one in (AT, RETRY_AFTER)))
+    yield from (Problem, SimpleError, *(one.type for one in (REVISION_HEADER, RETRY_AFTER)))
     for route in routes:
         if route.query:
             yield route.query
@@ -201,7 +201,7 @@ def _response(
 ) -> Document:
     response: Document = {
         "description": description,
-        "headers": {one.name: _header(one, schemas) for one in (AT, *headers)},
+        "headers": {one.name: _header(one, schemas) for one in (REVISION_HEADER, *headers)},
     }
     if content:
         response["content"] = content

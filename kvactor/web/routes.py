@@ -1,7 +1,6 @@
 """Routes: an endpoint or a handler each, and its description.
 
-The application and its description (`openapi`) are made of the same routes, so neither has one that the
-other lacks.
+The application and its description (`openapi`) are made from the same routes, so they agree.
 """
 
 import re
@@ -54,9 +53,9 @@ class Endpoint(msgspec.Struct, Generic[M, R], frozen=True):
     """One message and one answer, as pure functions.
 
     `encode` gets the message beside the request, so that nothing is parsed twice; an error that it
-    raises is an outcome at the answer's revision. `explain` names an outcome as the HTTP API does,
-    where the core names it differently. `large`: the response may be large when it is too late to
-    refuse it, so the in-flight budget is checked before.
+    raises is an outcome at the answer's revision. `explain` turns an error of the core into the
+    HTTP API's. `large`: the response may be large, and cannot be refused once the owner has done the
+    work, so the in-flight budget is checked before.
     """
 
     parse: Callable[[Request], M]
@@ -157,7 +156,7 @@ LAST_EVENT_ID = Header(
 
 # -- headers of responses --
 
-AT = Header(
+REVISION_HEADER = Header(
     str(http.REVISION),
     "The revision of the store at which this was true.",
     Annotated[int, Meta(ge=0)],
@@ -173,6 +172,6 @@ RETRY_AFTER = Header(
 )
 
 
-def always(headers: Mapping[str, str]) -> tuple[Header, ...]:
-    """Return headers that never change."""
+def constant_headers(headers: Mapping[str, str]) -> tuple[Header, ...]:
+    """Return the specifications of headers whose values never change."""
     return tuple(Header(name, f"Always `{text}`.", required=True) for name, text in headers.items())

@@ -1,4 +1,4 @@
-"""aiohttp's server, made to measure: all that relies on aiohttp's internals is in this file.
+"""A server with connections of its own: all code that relies on aiohttp's internals is in this file.
 
 Slow readers are disconnected, connections over the limit get 503, and a stop waits only for requests in
 progress. No request pays for that: a connection is counted when it begins and when it ends, and
@@ -94,7 +94,7 @@ class _Handler(web.RequestHandler):
 
 
 class _Connection(_Handler):
-    """A connection that knows since when it waits for its client to read."""
+    """A connection with the time since when its client has not read."""
 
     __slots__ = ("__weakref__", "_of", "left", "since")
 
@@ -107,7 +107,7 @@ class _Connection(_Handler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         # So writing pauses as soon as anything is left, and all that is left is watched, even when
-        # the connection is closing and only waits for that. (uvloop's transport is none by its class.)
+        # the connection is closing and only waits for that. (uvloop's class is no `asyncio.Transport`.)
         cast(asyncio.Transport, transport).set_write_buffer_limits(0)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -117,16 +117,16 @@ class _Connection(_Handler):
     def pause_writing(self) -> None:
         super().pause_writing()
         # Only a connection with a transport is written to.
-        self._of.slow(self, cast(asyncio.Transport, self.transport))
+        self._of.watch(self, cast(asyncio.Transport, self.transport))
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._of.quick(self)
+        self._of.unwatch(self)
 
 
 class Connections(web.Server):
-    """Makes a protocol for each connection, as the server that it takes the place of; `limits` are
-    those of aiohttp's handlers.
+    """Makes a protocol for each connection, in the place of aiohttp's server; `limits` are arguments of
+    aiohttp's `RequestHandler`.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Connections(web.Server):
         }
         # Weak, because a connection that fails before it is made is never told of its end.
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
-        # In the order in which they have become so: the same each time (P9).
+        # In the order in which they became slow, so that runs are alike (P9).
         self._slow: dict[_Connection, asyncio.Transport] = {}
         self._pause = min(SWEEP, settings.write_timeout)
         self._sweeping = False
@@ -177,7 +177,7 @@ class Connections(web.Server):
 
     # -- slow clients --
 
-    def slow(self, connection: _Connection, transport: asyncio.Transport) -> None:
+    def watch(self, connection: _Connection, transport: asyncio.Transport) -> None:
         """Watch a connection whose client has not taken everything."""
         connection.left = _unread(transport)
         connection.since = self._loop.time()
@@ -186,8 +186,8 @@ class Connections(web.Server):
             self._sweeping = True
             self._loop.call_later(self._pause, self._sweep)
 
-    def quick(self, connection: _Connection) -> None:
-        """Leave it alone: the kernel has all of it."""
+    def unwatch(self, connection: _Connection) -> None:
+        """Stop watching a connection: the kernel has all that was sent."""
         self._slow.pop(connection, None)
 
     def _sweep(self) -> None:
@@ -221,8 +221,8 @@ class Connections(web.Server):
 
 
 def _unread(transport: asyncio.Transport) -> int:
-    """Return how many bytes are sent and not taken: here, and in the kernel, which may have
-    megabytes of them.
+    """Return how many bytes the client has not taken: in the transport's buffer and in the kernel's,
+    which may hold megabytes.
     """
     left = transport.get_write_buffer_size()
     socket = transport.get_extra_info("socket")
@@ -242,9 +242,9 @@ def _reset(transport: asyncio.Transport) -> None:
 
 
 class _NoTracebacks(logging.Filter):
-    """Lets aiohttp tell of malformed requests and of broken uploads in one line each.
+    """Makes aiohttp log malformed requests and broken uploads in one line each.
 
-    They are the client's doing; the server's own faults keep their tracebacks.
+    Those are the client's faults; the server's own keep their tracebacks.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -83,7 +83,7 @@ def parse_commit(request: Request) -> Commit:
 
 
 def encode_status(status: str) -> Callable[[Request, Message[Any], Answer[Any]], Response]:
-    """Return what encodes any answer as this status."""
+    """Return an encoder that gives every answer this status."""
     body = encode(StatusBody(status))
 
     def encode_answer(request: Request, message: Message[Any], answer: Answer[Any]) -> Response:

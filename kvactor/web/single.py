@@ -38,7 +38,7 @@ def write(
 def delete_range(
     operation: DeleteRange, transaction: TransactionRef, key: IdempotencyKey | None
 ) -> Batch:
-    """The same for a range, which takes several steps and so is a batch always."""
+    """Return the message that deletes a range. It has several steps, so it is always a batch."""
     return Batch((operation,), (), transaction, key)
 
 

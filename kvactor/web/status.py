@@ -65,7 +65,7 @@ class StatusRoutes:
         return [one for route in routes for one in (route, route.head())]
 
     async def healthz(self, _: Exchange) -> Response:
-        """GET /healthz: the process answers, whatever the owner does."""
+        """GET /healthz: the process answers; the owner is not asked."""
         return Response(self._actor.revision, b'{"status":"ok"}')
 
     def encode_metrics(

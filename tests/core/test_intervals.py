@@ -6,7 +6,7 @@ from math import log2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvactor.core.intervals import Interval, Node, Place, Tree, insert, latest, stab, without
+from kvactor.core.intervals import Interval, Node, Place, Tree, insert, later_end, remove, stab
 
 #: So few keys that bounds meet.
 KEYS = st.sampled_from([b"", b"a", b"a\0", b"b", b"c", b"d", b"e", b"f"])
@@ -40,7 +40,7 @@ def check(tree: Tree) -> None:
         assert abs(height(node.left) - height(node.right)) <= 1
         reach: bytes | None = b""
         for below in nodes(node):
-            reach = latest(reach, below.end)
+            reach = later_end(reach, below.end)
         assert node.reach == reach
 
 
@@ -65,7 +65,7 @@ def test_without_removes_the_intervals_at_the_places_and_no_others(
 ) -> None:
     before = tree_of(some)
     kept = list(nodes(before))
-    after = without(before, sorted(places))
+    after = remove(before, sorted(places))
     check(after)
     remaining = [
         (one.start, one.owner, one.end) for one in kept if (one.start, one.owner) not in places
@@ -93,7 +93,7 @@ def test_a_tree_is_balanced_when_starts_rise_or_fall_or_every_second_one_goes() 
     for some in (rising, rising[::-1]):
         tree = tree_of(some)
         check_height(tree, 5000)
-        tree = without(tree, [(one.start, 0) for one in rising[::2]])
+        tree = remove(tree, [(one.start, 0) for one in rising[::2]])
         check_height(tree, 2500)
 
 

@@ -91,7 +91,7 @@ class Life:
             new_id=world.new_id,
         )
         server.actor.metrics.clock = world.loop.time
-        self.told.add_done_callback(lambda _: server.tell_to_stop())
+        self.told.add_done_callback(lambda _: server.request_stop())
         await server.start()
         self.actor = server.actor
         await server.wait()

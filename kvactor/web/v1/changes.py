@@ -144,7 +144,7 @@ class ChangeRoutes:
                 except TimeoutError:
                     if self._deadlines.stopping:
                         return
-                    # The id of an event without data only moves on where to resume.
+                    # An event without data only sets the id from which the client resumes.
                     text = b":\nid: %d\n\n" % since if prefix else b":\n\n"
                     continue
                 if not answer.result:

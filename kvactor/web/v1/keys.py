@@ -36,11 +36,11 @@ from kvactor.web.routes import (
     Endpoint,
     ResponseSpec,
     Route,
-    always,
+    constant_headers,
     json_spec,
 )
 
-#: They keep a stored page from running as this origin, and caches from keeping a value.
+#: With these, a browser does not run a stored page in this origin, and caches do not keep a value.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "sandbox; default-src 'none'",
@@ -124,9 +124,11 @@ def routes() -> list[Route]:
             200: ResponseSpec(
                 "The value, with its content type",
                 {"*/*": bytes},
-                (ETAG, EXPIRES_AT, *always(SECURITY_HEADERS)),
+                (ETAG, EXPIRES_AT, *constant_headers(SECURITY_HEADERS)),
             ),
-            304: ResponseSpec("Not modified", headers=(ETAG, EXPIRES_AT, *always(SECURITY_HEADERS))),
+            304: ResponseSpec(
+                "Not modified", headers=(ETAG, EXPIRES_AT, *constant_headers(SECURITY_HEADERS))
+            ),
         },
         errors=(errors.KeyNotFound, errors.RecordDamaged),
     )

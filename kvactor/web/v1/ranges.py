@@ -34,7 +34,7 @@ from kvactor.web.routes import (
     WRITE_ERRORS,
     Endpoint,
     Route,
-    always,
+    constant_headers,
     json_spec,
 )
 
@@ -61,7 +61,7 @@ class RangeRoutes:
             headers=(TRANSACTION,),
             query=ScanQuery,
             maximums={"limit": self._settings.max_scan_limit},
-            responses={200: json_spec(Items, "A page", LINK, *always(NOSNIFF))},
+            responses={200: json_spec(Items, "A page", LINK, *constant_headers(NOSNIFF))},
             errors=(errors.RecordDamaged,),
         )
         return [

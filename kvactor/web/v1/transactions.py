@@ -58,7 +58,7 @@ class TransactionRoutes:
             Route(
                 method="GET",
                 path=one,
-                endpoint=Endpoint(on(Inspect), encode_state),
+                endpoint=Endpoint(parse_for(Inspect), encode_state),
                 summary="Look at a transaction",
                 responses={200: json_spec(api.TransactionState)},
                 errors=TRANSACTION_ERRORS,
@@ -66,7 +66,7 @@ class TransactionRoutes:
             Route(
                 method="DELETE",
                 path=one,
-                endpoint=Endpoint(on(Drop), encode_drop),
+                endpoint=Endpoint(parse_for(Drop), encode_drop),
                 summary="Roll a transaction back whole",
                 responses={204: ResponseSpec("Rolled back")},
                 errors=TRANSACTION_ERRORS,
@@ -74,7 +74,7 @@ class TransactionRoutes:
             Route(
                 method="POST",
                 path=one + "/begin",
-                endpoint=Endpoint(on(Begin), encode_state),
+                endpoint=Endpoint(parse_for(Begin), encode_state),
                 summary="Go one level deeper",
                 responses={200: json_spec(api.TransactionState)},
                 errors=(*TRANSACTION_ERRORS, errors.TransactionTooDeep),
@@ -82,7 +82,7 @@ class TransactionRoutes:
             Route(
                 method="POST",
                 path=one + "/rollback",
-                endpoint=Endpoint(on(Rollback), encode_state),
+                endpoint=Endpoint(parse_for(Rollback), encode_state),
                 summary="Discard the writes since the last begin, and go one level up",
                 responses={200: json_spec(api.TransactionState)},
                 errors=TRANSACTION_ERRORS,
@@ -90,7 +90,7 @@ class TransactionRoutes:
             Route(
                 method="POST",
                 path=one + "/commit",
-                endpoint=Endpoint(on(Commit), encode_state),
+                endpoint=Endpoint(parse_for(Commit), encode_state),
                 summary="Merge the writes since the last begin into the level above, or store them",
                 responses={200: json_spec(api.TransactionState)},
                 errors=(*TRANSACTION_ERRORS, errors.StorageFull, errors.WritesStalled),
@@ -103,10 +103,10 @@ class TransactionRoutes:
         return Open(self._new_id(), None if seconds is None else int(seconds * 1000))
 
 
-def on(
+def parse_for(
     kind: Callable[[str], Step],
 ) -> Callable[[Request], Step]:
-    """Return what parses a request to a message of this kind, to the transaction in the path."""
+    """Return a parser: a request becomes a message of this kind to the transaction in its path."""
 
     def parse(request: Request) -> Step:
         return kind(request.parameters["id"])

@@ -165,7 +165,7 @@ class UncertainJournal(HeldJournal):
         return self.free
 
 
-async def test_when_free_space_cannot_be_read_ticks_go_on_with_what_was_known_and_try_again(
+async def test_ticks_go_on_with_the_last_known_free_space_when_it_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("kvactor.actor.TICK", 0.001)

@@ -88,7 +88,7 @@ def test_an_expression_is_replaced_where_it_stands() -> None:
     )
 
 
-def test_what_is_found_does_not_depend_on_how_it_is_written() -> None:
+def test_a_statement_is_found_in_any_formatting() -> None:
     assert edit("Box.put", "log(\n  'full',\n)", 'log( "empty")') == changes(
         """
         -            log("full")
@@ -188,7 +188,7 @@ def test_a_nested_function_is_a_place_of_its_own() -> None:
     assert edit("outer.inner", 'log("inner")', "") == '-        log("inner")\n'
 
 
-def test_a_class_is_a_place() -> None:
+def test_a_statement_of_a_class_body_is_replaced() -> None:
     assert edit("Box", "limit = 3", "limit = 4") == "-    limit = 3\n+    limit = 4\n"
 
 
@@ -198,7 +198,7 @@ def test_an_import_is_found_in_the_module() -> None:
     )
 
 
-def test_a_decorator_belongs_to_what_it_decorates() -> None:
+def test_a_decorator_is_replaced_with_its_function() -> None:
     found = "@property\n@cached\ndef size(self) -> int:\n    return 1"
     assert edit("Box", found, "size = 1") == changes(
         """
@@ -240,11 +240,11 @@ def test_an_edit_without_its_one_place_is_refused(
     assert repr(find) in str(refused.value)
 
 
-def test_an_edit_of_what_is_no_python_is_refused() -> None:
+def test_an_edit_that_is_no_python_is_refused() -> None:
     with pytest.raises(Refused, match=r"box\.py.* no Python"):
         edited("def (", Edit("box.py", "", "x", "y"))
 
 
-def test_names_and_unpacked_dicts_are_passed_over() -> None:
+def test_names_and_unpacked_dicts_are_ignored() -> None:
     source = "def f() -> object:\n    global a\n    return {**a, 1: b}\n"
     assert edited(source, Edit("f.py", "f", "b", "c")) == source.replace("b}", "c}")

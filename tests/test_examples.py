@@ -32,7 +32,7 @@ def test_the_examples_of_a_document_print_what_it_says(document: Path, tmp_path:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_speaks_to_the_server_is_an_example_that_is_run(document: Path) -> None:
+def test_a_block_with_a_request_to_the_server_is_an_example_that_is_run(document: Path) -> None:
     for block in blocks(document.read_text()):
         if block.kind != "console":
             assert block.kind in NOT_RUN, f"{document.name}:{block.line}"
@@ -74,13 +74,11 @@ def test_a_comment_at_the_top_has_the_flags_of_the_server() -> None:
         ("one\n\n^C", "one\n\n", True),
     ],
 )
-def test_dots_stand_for_what_varies_and_for_nothing_else(
-    output: str, printed: str, matches: bool
-) -> None:
+def test_dots_match_varying_output_and_nothing_else(output: str, printed: str, matches: bool) -> None:
     assert Example(1, "true", output).is_printed_by(printed) is matches
 
 
-def test_a_session_is_commands_with_what_they_print() -> None:
+def test_a_session_is_split_into_commands_and_their_output() -> None:
     text = "$ one\nthis\n\nthat\n$ two \\\n>   more\n$ three\n"
     assert list(examples(Block(1, "console", text))) == [
         Example(2, "one", "this\n\nthat"),

@@ -105,7 +105,9 @@ def test_a_mutant_that_cannot_be_made_survives(capsys: pytest.CaptureFixture[str
     assert "SURVIVED: cannot be made: kvactor/core/records.py, in no_such_function" in lines[0]
 
 
-def test_nothing_is_said_if_a_killer_cannot_pass(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killer_that_cannot_pass_is_reported_and_no_mutant_is_judged(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     killers = ("tests/core/test_records.py::test_no_such_test",)
     status, lines = ran(capsys, HARMLESS._replace(killed_by=killers), unproven=False)
     assert status == 2

@@ -488,7 +488,7 @@ async def test_p10_a_failed_flush_is_unknown_to_every_waiter_and_ends_the_actor(
     assert "could not flush up to revision 1: [Errno 5] Input/output error" in caplog.text
 
 
-async def test_p10_an_unexpected_exception_in_the_owner_does_the_same(
+async def test_p10_an_unexpected_exception_in_the_owner_is_unknown_to_every_waiter_and_ends_the_actor(
     actor: StoreActor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(_: object, changes: Sequence[object], __: int) -> list[object]:

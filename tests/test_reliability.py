@@ -33,7 +33,7 @@ def test_the_promises_are_those_of_the_readme_in_their_words() -> None:
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"P{row[0]}")
-def test_the_tests_of_a_promise_are_there(row: list[str]) -> None:
+def test_the_test_files_of_a_promise_exist(row: list[str]) -> None:
     number, _, tested = row
     files = named(tested)
     assert all((ROOT / file).is_file() for file in files)
@@ -41,7 +41,7 @@ def test_the_tests_of_a_promise_are_there(row: list[str]) -> None:
     assert f"test_p{number}_" in (ROOT / files[0]).read_text()
 
 
-def test_the_sizes_are_those_before_a_change_lands() -> None:
+def test_the_sizes_in_the_document_are_those_before_a_change_lands() -> None:
     told = {
         name: int(amount.replace(",", ""))
         for _, cell, _ in rows(
@@ -53,13 +53,13 @@ def test_the_sizes_are_those_before_a_change_lands() -> None:
     assert told == {name: size[1] for name, size in SIZES.items() if name in told}
 
 
-def test_the_failpoints_in_the_text_are_there() -> None:
+def test_every_failpoint_in_the_document_exists() -> None:
     text = (ROOT / "docs" / "reliability.md").read_text()
     named_there = re.findall(r"`(\w+\.\w+)=", text)
     assert named_there
     assert set(named_there) <= set(POINTS)
 
 
-def test_the_number_of_mutants_is_told() -> None:
+def test_the_number_of_mutants_in_the_document_is_that_of_the_catalogue() -> None:
     cells = [told for what, _, told in rows("reliability.md", FIGURES) if what == "mutants"]
     assert cells == [f"{len(MUTANTS)} of {len(MUTANTS)} are killed"]

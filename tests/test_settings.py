@@ -72,7 +72,7 @@ def test_a_wrong_setting_is_refused_with_its_name_and_what_would_be_right(
         load(environ, flags)
 
 
-def test_variables_of_others_are_let_alone() -> None:
+def test_variables_without_the_prefix_are_ignored() -> None:
     assert load({"PATH": "/bin", "KVACTORY": "1"}, {}) == Settings()
 
 

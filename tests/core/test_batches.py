@@ -362,7 +362,9 @@ def test_a_batch_that_holds_more_than_a_transaction_may_is_refused(transaction: 
     assert harness.ask(batch(*[puts[0]] * 3, transaction=transaction)).error is None
 
 
-def test_below_the_floor_of_free_space_batches_that_write_are_refused_and_others_are_done() -> None:
+def test_a_batch_that_writes_below_the_floor_of_free_space_is_refused_and_one_that_reads_is_done() -> (
+    None
+):
     harness = harness_with(b"a")
     harness.ask(put(b"b", idempotency_key=IDEMPOTENCY_KEY))
     harness.tell(Tick(Settings().min_free_space - 1))

@@ -417,7 +417,7 @@ def test_a_scan_of_everything_costs_a_logarithm_for_each_range_that_it_replaces(
 
 
 @SHAPES
-def test_to_forget_a_reader_costs_a_logarithm_for_each_of_its_ranges(
+def test_forgetting_a_reader_costs_a_logarithm_for_each_of_its_ranges(
     scans: list[Scan], missed: list[int]
 ) -> None:
     index, people, _ = index_of(scans)
@@ -426,7 +426,7 @@ def test_to_forget_a_reader_costs_a_logarithm_for_each_of_its_ranges(
         assert comparisons(index.forget, person) <= 6 * HEIGHT * count
 
 
-def test_to_forget_the_only_reader_costs_a_constant_for_each_of_its_ranges() -> None:
+def test_forgetting_the_only_reader_costs_a_constant_for_each_of_its_ranges() -> None:
     index, people, _ = index_of([(0, start, end) for _, start, end in DISJOINT])
     assert comparisons(index.forget, people[0]) <= 4 * COUNT
     assert not index

@@ -230,7 +230,7 @@ def test_the_oldest_revision_may_be_kept_in_the_tail_alone(monkeypatch: pytest.M
     assert numbers(follow(harness, 5)) == [6, 7, 8, 9, 10]
 
 
-def test_with_no_history_at_all_the_next_revision_is_the_oldest() -> None:
+def test_the_oldest_revision_of_an_empty_history_is_the_next_one() -> None:
     journal, tree = MemoryJournal(), MemoryTree()
     settings = Settings(memtable_size=1)
     harness = OwnerHarness(journal, tree, settings)

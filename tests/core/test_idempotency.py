@@ -241,7 +241,9 @@ def test_an_idempotency_key_in_a_transaction_is_kept_with_it_and_forgotten_with_
     assert data(harness) == {b"n": b"1"}
 
 
-def test_of_two_transactions_with_the_same_idempotency_key_one_commits_and_one_conflicts() -> None:
+def test_one_of_two_transactions_with_the_same_idempotency_key_commits_and_the_other_conflicts() -> (
+    None
+):
     harness = OwnerHarness()
     for transaction in ("t", "u"):
         harness.ask(Open(transaction))

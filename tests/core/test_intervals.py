@@ -60,7 +60,7 @@ def test_a_tree_holds_the_last_interval_that_was_inserted_at_each_place(some: li
 
 
 @given(st.lists(interval(), max_size=40), st.lists(PLACES, max_size=20))
-def test_without_removes_the_intervals_at_the_places_and_no_others(
+def test_remove_takes_out_the_intervals_at_the_places_and_no_others(
     some: list[Interval], places: list[Place]
 ) -> None:
     before = tree_of(some)

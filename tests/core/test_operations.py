@@ -137,7 +137,7 @@ def test_a_precondition_is_decided_on_staged_writes_and_answered_with_their_flus
     assert data(harness)[b"a"] == b"2"
 
 
-def test_of_two_conditional_writes_in_one_drain_one_is_done() -> None:
+def test_only_one_of_two_conditional_writes_in_one_drain_is_done() -> None:
     harness, journal = held_with()
     replies: list[RecordingReply[Any]] = [RecordingReply(), RecordingReply()]
     writes = [put(b"a", value, precondition=ABSENT) for value in (b"first", b"second")]

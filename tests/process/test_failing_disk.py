@@ -76,7 +76,7 @@ def test_a_commit_whose_flush_fails_has_the_code_outcome_unknown(start: Start, d
 
 @pytest.mark.parametrize("part", [JOURNAL, TREE], ids=["journal", "tree"])
 @pytest.mark.parametrize("call", CALLS)
-def test_whichever_write_or_sync_fails_nothing_is_falsely_acknowledged_and_no_sync_is_tried_again(
+def test_a_failed_write_or_sync_acknowledges_nothing_falsely_and_is_not_tried_again(
     start: Start,
     tmp_path: Path,
     data_dir: Path,
@@ -115,7 +115,7 @@ def test_whichever_write_or_sync_fails_nothing_is_falsely_acknowledged_and_no_sy
 
 @pytest.mark.parametrize("part", [JOURNAL, TREE], ids=["journal", "tree"])
 @pytest.mark.parametrize(("call", "nth"), [("pwrite64", 7), ("fdatasync", 4)])
-def test_killed_in_the_middle_of_a_commit_to_disk_nothing_acknowledged_is_lost(
+def test_a_kill_in_the_middle_of_a_commit_to_disk_loses_nothing_acknowledged(
     start: Start, data_dir: Path, part: Path, call: str, nth: int
 ) -> None:
     contents(data_dir)

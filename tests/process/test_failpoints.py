@@ -36,7 +36,7 @@ def missing(log: str) -> list[str]:
     return [point for point in POINTS if reached(point) not in log]
 
 
-def test_without_failpoints_the_log_does_not_speak_of_any(start: Start) -> None:
+def test_the_log_of_a_server_without_failpoints_names_none(start: Start) -> None:
     server = start(*FOLDING)
     with Load(server) as load:
         load.wait_for(200)

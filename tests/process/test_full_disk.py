@@ -24,7 +24,7 @@ MiB = 1 << 20
 # -- refused before --
 
 
-def test_with_little_free_space_writes_are_refused_and_reads_go_on(
+def test_writes_with_little_free_space_are_refused_and_reads_go_on(
     start: Start, data_dir: Path
 ) -> None:
     preload(data_dir, 1)
@@ -126,7 +126,9 @@ def test_a_disk_that_is_nearly_full_is_read_and_when_there_is_room_it_is_written
 # -- file descriptors --
 
 
-def test_out_of_file_descriptors_open_connections_are_served_and_new_ones_later(start: Start) -> None:
+def test_a_server_out_of_file_descriptors_serves_open_connections_and_new_ones_later(
+    start: Start,
+) -> None:
     server = start()
     with Client(server) as early:
         assert early.set("key", "value").status == 200

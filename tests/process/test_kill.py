@@ -75,7 +75,7 @@ def leave_transactions_open(server: Server) -> None:
 
 
 @pytest.mark.parametrize("transactional", [False, True], ids=["keys", "transactions"])
-def test_killed_while_it_folds_nothing_acknowledged_is_lost_and_nothing_uncommitted_there(
+def test_a_kill_during_a_fold_loses_nothing_acknowledged_and_keeps_nothing_uncommitted(
     start: Start, data_dir: Path, rounds: int, transactional: bool
 ) -> None:
     random = Random("killed while it folds")
@@ -112,7 +112,7 @@ def rounds_at(step: str, random: Random, rounds: int) -> Iterator[tuple[str, int
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_before_within_or_after_a_step_of_a_write_nothing_acknowledged_is_lost(
+def test_a_kill_before_within_or_after_a_step_of_a_write_loses_nothing_acknowledged(
     start: Start, data_dir: Path, step: str, figure: Callable[[str], None]
 ) -> None:
     random = Random(f"killed at {step}")
@@ -138,7 +138,7 @@ def test_killed_before_within_or_after_a_step_of_a_write_nothing_acknowledged_is
     figure(f"killed at {step}: {len(loads)} rounds, {acknowledged} acknowledged writes, 0 lost")
 
 
-def test_nobody_is_answered_and_nothing_seen_before_the_flush_has_ended(
+def test_a_write_is_neither_answered_nor_visible_before_its_flush_has_ended(
     start: Start, data_dir: Path
 ) -> None:
     server = start(environ=armed(f"flush.written={HOLD}"))
@@ -159,7 +159,7 @@ def test_nobody_is_answered_and_nothing_seen_before_the_flush_has_ended(
     assert contents(data_dir).records == {}
 
 
-def test_while_a_fold_is_held_up_writes_are_acknowledged_and_outlive_a_kill(
+def test_writes_during_a_fold_that_is_held_up_are_acknowledged_and_outlive_a_kill(
     start: Start, data_dir: Path
 ) -> None:
     server = start(*FOLDING, environ=armed(f"fold.written={HOLD}"))

@@ -20,7 +20,7 @@ KEYS = size("keys")
 MEMORY = 150_000_000
 
 
-def test_with_many_keys_it_is_ready_without_reading_them_and_has_them_all(
+def test_a_server_with_many_keys_is_ready_without_reading_them_and_has_them_all(
     start: Start, data_dir: Path, figure: Callable[[str], None]
 ) -> None:
     began = time.monotonic()

@@ -103,7 +103,9 @@ def test_the_process_opens_as_many_files_as_it_may(start: Start) -> None:
             assert client.set("key", number).status == 200
 
 
-def test_with_few_files_there_are_fewer_connections_and_one_more_is_told_so(start: Start) -> None:
+def test_a_server_with_few_files_has_fewer_connections_and_answers_one_more_with_503(
+    start: Start,
+) -> None:
     server = start(prefix=limited(soft=110, hard=110))
     server.wait_for_log("max_connections is 10000, and the process may open files for 10")
     with ExitStack() as clients:

@@ -49,7 +49,7 @@ def cut_power(server: Server, disk: Disk, load: Load) -> None:
     disk.mount()
 
 
-def test_after_a_power_cut_all_is_there_that_was_acknowledged_before_and_nothing_uncommitted(
+def test_a_power_cut_loses_nothing_acknowledged_and_keeps_nothing_uncommitted(
     start: Start, disk: Disk, data_dir: Path, figure: Callable[[str], None]
 ) -> None:
     random = Random("power cut")

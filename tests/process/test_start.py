@@ -41,7 +41,7 @@ def test_the_ready_line_is_one_line_with_address_directory_and_recovered_revisio
     assert again.rest_of_output() == ""
 
 
-def test_in_memory_it_leaves_no_files(start: Start, tmp_path: Path) -> None:
+def test_a_server_in_memory_leaves_no_files(start: Start, tmp_path: Path) -> None:
     server = start("--memory")
     assert server.where == "data in memory"
     with Client(server) as client:
@@ -51,7 +51,9 @@ def test_in_memory_it_leaves_no_files(start: Start, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_listening_beyond_this_machine_it_warns_that_there_is_no_authentication(start: Start) -> None:
+def test_a_server_that_listens_beyond_this_machine_warns_that_there_is_no_authentication(
+    start: Start,
+) -> None:
     server = start("--host", "0.0.0.0")  # noqa: S104 (that is what the warning is about)
     server.wait_for_log("there is no authentication")
 
@@ -136,7 +138,7 @@ def test_a_wrong_variable_is_refused_with_its_name(tmp_path: Path, variable: str
     assert list(tmp_path.iterdir()) == []
 
 
-def test_beside_a_service_of_kubernetes_that_bears_its_name_it_starts_and_warns(start: Start) -> None:
+def test_a_server_beside_a_kubernetes_service_of_its_name_starts_and_warns(start: Start) -> None:
     server = start(environ=LINKS)
     ignored = re.findall(r"WARNING kvactor\.cli: (\S+) is ignored: Kubernetes", server.log)
     assert ignored == [f"{name}={text}" for name, text in LINKS.items()]

@@ -21,7 +21,7 @@ from tests.sizes import size
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
-def test_told_to_stop_under_load_it_answers_or_closes_and_loses_nothing_acknowledged(
+def test_a_stop_under_load_answers_or_closes_and_loses_nothing_acknowledged(
     start: Start, data_dir: Path, figure: Callable[[str], None]
 ) -> None:
     random = Random("told to stop")
@@ -68,9 +68,7 @@ def begin_upload(client: Client) -> None:
     assert client.connection.socket.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 100"
 
 
-def test_told_to_stop_while_a_body_arrives_it_does_not_wait_for_the_rest(
-    start: Start, data_dir: Path
-) -> None:
+def test_a_stop_while_a_body_arrives_does_not_wait_for_the_rest(start: Start, data_dir: Path) -> None:
     # Longer than the test's patience: what ends it is not the time limits.
     server = start("--shutdown-timeout", "600", "--body-timeout", "600")
     with Client(server) as client:
@@ -116,7 +114,7 @@ IMPATIENT = ("--shutdown-timeout", "0.1", "--exit-timeout", "0.2")
 
 
 @pytest.mark.parametrize("point", ["flush.before", "fold.before"])
-def test_told_to_stop_while_the_disk_hangs_it_ends_at_the_deadline_and_says_what_holds_it_up(
+def test_a_stop_while_the_disk_hangs_ends_at_the_deadline_and_logs_the_reason(
     start: Start, data_dir: Path, point: str
 ) -> None:
     server = start("--memtable-size", "1", *IMPATIENT, environ=armed(f"{point}={HOLD}"))
@@ -157,7 +155,7 @@ sys.exit(main())
 """
 
 
-def test_told_to_stop_by_whoever_reads_the_ready_line_it_stops_well(start: Start) -> None:
+def test_a_stop_right_after_the_ready_line_exits_with_0(start: Start) -> None:
     server = start(program=("-c", STOPPED_WHEN_READY))
     assert server.wait() == 0
 

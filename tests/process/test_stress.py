@@ -128,7 +128,7 @@ def test_a_violation_is_shown_saved_and_said_by_the_exit_status(tmp_path: Path) 
     assert msgspec.json.decode(file.read_bytes())
 
 
-def test_that_the_server_ends_by_itself_is_a_violation_and_its_log_is_shown(tmp_path: Path) -> None:
+def test_a_server_that_ends_by_itself_is_a_violation_and_its_log_is_shown(tmp_path: Path) -> None:
     running = subprocess.Popen(
         [
             sys.executable,
@@ -173,7 +173,7 @@ def test_wrong_usage_is_told_in_a_sentence(tmp_path: Path, arguments: list[str],
     assert sentence in ended.log
 
 
-def test_nothing_is_said_of_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
+def test_a_server_that_cannot_be_reached_is_inconclusive(tmp_path: Path) -> None:
     ended = stress("http://127.0.0.1:1", cwd=tmp_path)
     assert (ended.status, ended.out) == (2, "")
     assert "nothing can be said" in ended.log

@@ -74,7 +74,7 @@ async def cut_off_many_who_do_not_read(world: World) -> None:
 
 
 @pytest.mark.parametrize("scene", [stop_while_many_poll, cut_off_many_who_do_not_read])
-def test_things_that_end_together_end_in_the_same_order_each_time(
+def test_connections_and_waits_that_end_together_end_in_the_same_order_each_time(
     scene: Callable[[World], Coroutine[Any, Any, None]],
 ) -> None:
     digests = set()

@@ -36,7 +36,7 @@ def _frozen() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_with_any_seed_no_acknowledged_write_is_lost_and_answers_are_strictly_serializable(
+def test_a_simulated_schedule_loses_no_acknowledged_write_and_is_strictly_serializable(
     chunk: int,
 ) -> None:
     for seed in range(chunk, size("seeds"), CHUNKS):

@@ -105,7 +105,7 @@ KEY = st.binary(min_size=1, max_size=3)
 @given(
     keys=st.sets(KEY, max_size=12), start=st.just(b"") | KEY, end=st.none() | KEY, reverse=st.booleans()
 )
-def test_a_range_is_what_a_sorted_dict_gives(
+def test_a_range_equals_that_of_a_sorted_dict(
     tmp_path_factory: pytest.TempPathFactory,
     kind: str,
     keys: set[bytes],

@@ -22,7 +22,7 @@ from kvactor.storage.tree import LmdbTree
 from tests.storage.test_contract import MAP_SIZE, append, fold, record, revision
 
 
-def test_both_come_back_as_they_were(tmp_path: Path) -> None:
+def test_a_journal_and_a_tree_that_are_opened_again_hold_the_same_contents(tmp_path: Path) -> None:
     with open_directory(tmp_path / "new" / "data", MAP_SIZE) as storage:
         append(storage.journal, 1, 2)
         fold(storage.tree, {b"a": record(b"a", b"v", 9)}, 1)
@@ -135,7 +135,7 @@ def test_rows_of_another_writer_are_noticed(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_rows_that_are_missing_or_none_of_ours_are_noticed(tmp_path: Path) -> None:
+def test_rows_that_are_missing_or_foreign_are_noticed(tmp_path: Path) -> None:
     def change(*rows: tuple[bytes, bytes | None]) -> LmdbJournal:
         with lmdb.open(str(tmp_path), MAP_SIZE, lib_version=0) as env, env.begin(write=True) as txn:
             for key, row in rows:
@@ -156,7 +156,7 @@ def test_rows_that_are_missing_or_none_of_ours_are_noticed(tmp_path: Path) -> No
     journal.close()
 
 
-def test_free_space_is_what_the_map_has_left_if_that_is_less(tmp_path: Path) -> None:
+def test_free_space_is_that_of_the_map_if_that_is_less(tmp_path: Path) -> None:
     journal = LmdbJournal(tmp_path, 16 << 20)
     assert 0 < journal.free_space() < 16 << 20
     journal.close()
@@ -183,7 +183,7 @@ def test_a_damaged_record_is_an_error_and_can_be_replaced(tmp_path: Path) -> Non
     tree.close()
 
 
-def test_a_journal_row_of_a_megabyte_is_no_problem(tmp_path: Path) -> None:
+def test_a_journal_row_of_a_megabyte_is_replayed(tmp_path: Path) -> None:
     journal = LmdbJournal(tmp_path, MAP_SIZE)
     large = revision(1).__class__(1, 0, ((b"k", encode(b"k", bytes(1 << 20), "")),))
     journal.append([large], lambda error: None)

@@ -18,7 +18,7 @@ def violation(*operations: Operation) -> str:
     return check(History("", [*WRITES, *operations], FEED, final=final, revision=3)).violation
 
 
-def test_of_two_deletions_the_one_that_found_the_key_made_the_revision() -> None:
+def test_the_one_of_two_deletions_that_found_the_key_made_the_revision() -> None:
     needless = Operation("shared", 2, "ok", 2, 3, 1, 2, [DROP], 0)
     deleted = Operation("delete", 3, "ok", 2, 4, 2, 2, [Step("delete", "a", None, True)], 1)
     assert violation(needless, deleted) == ""

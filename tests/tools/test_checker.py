@@ -94,7 +94,7 @@ def test_an_unknown_outcome_may_have_happened_or_not() -> None:
     assert not check(history([lost], {})).violation
 
 
-def test_of_deletions_that_nobody_was_told_of_one_is_taken_for_each_revision() -> None:
+def test_a_revision_without_a_known_writer_is_matched_with_one_unanswered_deletion() -> None:
     deletions = [unknown(Step("delete", "a"), began=2), unknown(Step("delete_range", "", "z"), began=2)]
     feed: dict[int, dict[str, Any]] = {1: {"a": "1"}, 2: {"a": None}, 3: {"a": "2"}, 4: {"a": None}}
     writes = [op(put("a", "1"), at=1, time=(0, 1)), op(put("a", "2"), at=3, time=(3, 4))]
@@ -216,7 +216,7 @@ BAD: dict[str, tuple[Sequence[Operation], dict[int, dict[str, Any]], str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_violation_is_found(what: str) -> None:
+def test_a_bad_history_is_a_violation(what: str) -> None:
     operations, feed, sentence = BAD[what]
     verdict = check(history(operations, feed))
     assert sentence in verdict.violation

@@ -79,7 +79,7 @@ def test_head_is_not_pipelined() -> None:
         expecting("GET", "HEAD")
 
 
-def test_after_a_head_the_connection_is_used_again() -> None:
+def test_a_connection_is_used_again_after_a_head() -> None:
     protocol = expecting("HEAD")
     protocol.receive(HEAD)
     assert protocol.response() is not None
@@ -123,7 +123,7 @@ def test_a_body_without_a_length_ends_with_the_connection() -> None:
     assert response.body == b"hi"
 
 
-def test_after_a_response_that_closes_no_request_may_be_sent() -> None:
+def test_a_request_after_a_response_that_closes_is_refused() -> None:
     protocol = expecting("GET")
     protocol.receive(CLOSING)
     assert protocol.response() is not None

@@ -30,7 +30,7 @@ UNHEARD = {
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=[path.stem for path in SCRIPTS])
-def test_the_server_says_what_it_has_said(path: Path) -> None:
+def test_a_recorded_exchange_gets_the_same_response_byte_for_byte(path: Path) -> None:
     text = difference(path)
     assert not text, f"{path.name}\n{text}"
 
@@ -55,7 +55,7 @@ def test_every_method_of_every_route_is_asked_and_answered() -> None:
     assert unasked == []
 
 
-def test_every_error_is_told() -> None:
+def test_every_documented_error_is_recorded() -> None:
     table = (ROOT / "docs" / "api.md").read_text().partition("\n## Errors\n")[2]
     codes = re.findall(r"^\| `(\w+)` \| \d+ \|", table, re.MULTILINE)
     assert len(codes) > 30

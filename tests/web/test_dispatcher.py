@@ -150,7 +150,7 @@ async def test_a_body_is_read_only_for_a_route_that_has_one(
     assert recorder.steps[1] == parsed
 
 
-async def test_a_handler_asks_in_the_same_place(serve: Serve, recorder: Recorder) -> None:
+async def test_a_handler_asks_after_the_guard(serve: Serve, recorder: Recorder) -> None:
     async def handler(exchange: Exchange) -> Response:
         recorder.turn("handler")
         answer = await exchange.ask(Status())

@@ -71,7 +71,7 @@ def test_a_subscriber_over_the_limit_is_refused_until_another_leaves() -> None:
     assert limit.count == 0
 
 
-async def test_a_stop_ends_waits_that_have_begun_and_those_that_begin() -> None:
+async def test_a_stop_ends_waits_that_have_begun_and_later_ones() -> None:
     deadlines = Deadlines()
 
     async def wait() -> None:

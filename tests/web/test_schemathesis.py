@@ -16,7 +16,9 @@ CASES = str(size("cases"))
 PATIENCE = 1800
 
 
-async def test_schemathesis_finds_nothing(app: web.Application, server: Server, tmp_path: Path) -> None:
+async def test_every_generated_request_gets_a_response_as_described(
+    app: web.Application, server: Server, tmp_path: Path
+) -> None:
     host, port = server.address
     command = [
         *(sys.executable, "-m", "schemathesis.cli"),

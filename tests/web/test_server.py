@@ -114,7 +114,7 @@ def test_a_parameter_that_is_relied_on_is_taken(kind: type, name: str, use: str)
 
 
 @pytest.mark.parametrize(("place", "text", "use"), [*SET, *BEHAVIOUR])
-def test_the_source_is_as_it_is_relied_on(place: Any, text: str, use: str) -> None:
+def test_a_line_of_aiohttps_source_that_is_relied_on_is_there(place: Any, text: str, use: str) -> None:
     there = text in inspect.getsource(place)
     assert there, f"{place.__qualname__} has no {text!r} any more. {use}"
 

@@ -35,7 +35,7 @@ async def test_a_server_without_its_owner_is_alive_and_not_ready(
     assert (await client.get("/v1/status")).status == 503
 
 
-async def test_status_of_a_new_server(client: Client) -> None:
+async def test_status_of_a_new_server_counts_nothing(client: Client) -> None:
     status = await status_of(client)
     storage = status.pop("storage")
     assert status == {

@@ -5,7 +5,7 @@ from typing import Final
 #: The simulation of the whole server, from many seeds.
 SIMULATION: Final = (
     "tests/simulation/test_simulation.py::"
-    "test_with_any_seed_no_acknowledged_write_is_lost_and_answers_are_strictly_serializable"
+    "test_a_simulated_schedule_loses_no_acknowledged_write_and_is_strictly_serializable"
 )
 
 #: Many clients at once on few keys, judged by what they are told.
@@ -20,7 +20,7 @@ STRESS: Final = (
 #: `kill -9` at each failpoint of a write.
 KILLS: Final = (
     "tests/process/test_kill.py::"
-    "test_killed_before_within_or_after_a_step_of_a_write_nothing_acknowledged_is_lost"
+    "test_a_kill_before_within_or_after_a_step_of_a_write_loses_nothing_acknowledged"
 )
 
 #: An error at each failpoint of a write.
@@ -32,5 +32,5 @@ ERRORS: Final = (
 #: A power cut. It needs a loop device, so that another killer exists behind it.
 POWER_CUTS: Final = (
     "tests/process/test_power_cut.py::"
-    "test_after_a_power_cut_all_is_there_that_was_acknowledged_before_and_nothing_uncommitted"
+    "test_a_power_cut_loses_nothing_acknowledged_and_keeps_nothing_uncommitted"
 )

@@ -187,7 +187,7 @@ MUTANTS: Final = (
             ),
         ),
         killed_by=(
-            "tests/test_promises.py::test_p10_an_unexpected_exception_in_the_owner_does_the_same",
+            "tests/test_promises.py::test_p10_an_unexpected_exception_in_the_owner_is_unknown_to_every_waiter_and_ends_the_actor",
         ),
     ),
     Mutant(
@@ -206,7 +206,7 @@ MUTANTS: Final = (
             ),
         ),
         killed_by=(
-            "tests/process/test_stop.py::test_told_to_stop_while_the_disk_hangs_it_ends_at_the_deadline_and_says_what_holds_it_up",
+            "tests/process/test_stop.py::test_a_stop_while_the_disk_hangs_ends_at_the_deadline_and_logs_the_reason",
         ),
     ),
     Mutant(

@@ -107,7 +107,7 @@ MUTANTS: Final = (
         killed_by=(
             (
                 "tests/process/test_kill.py::"
-                "test_nobody_is_answered_and_nothing_seen_before_the_flush_has_ended"
+                "test_a_write_is_neither_answered_nor_visible_before_its_flush_has_ended"
             ),
         ),
     ),
@@ -201,7 +201,7 @@ MUTANTS: Final = (
         killed_by=(
             (
                 "tests/process/test_kill.py::"
-                "test_nobody_is_answered_and_nothing_seen_before_the_flush_has_ended"
+                "test_a_write_is_neither_answered_nor_visible_before_its_flush_has_ended"
             ),
         ),
     ),

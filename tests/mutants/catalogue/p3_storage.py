@@ -24,7 +24,7 @@ MUTANTS: Final = (
         killed_by=(
             (
                 "tests/process/test_kill.py::"
-                "test_killed_while_it_folds_nothing_acknowledged_is_lost_and_nothing_uncommitted_there"
+                "test_a_kill_during_a_fold_loses_nothing_acknowledged_and_keeps_nothing_uncommitted"
             ),
             SIMULATION,
         ),

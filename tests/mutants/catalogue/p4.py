@@ -156,7 +156,7 @@ MUTANTS: Final = (
             ),
         ),
         killed_by=(
-            "tests/test_promises.py::test_p10_an_unexpected_exception_in_the_owner_does_the_same",
+            "tests/test_promises.py::test_p10_an_unexpected_exception_in_the_owner_is_unknown_to_every_waiter_and_ends_the_actor",
         ),
     ),
     Mutant(

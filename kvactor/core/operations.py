@@ -36,7 +36,8 @@ class PlainOperation(Operation[R], frozen=True):
     """An operation that reads or writes once, and so needs no transaction.
 
     Without a transaction, `read` returns the durable record, which staged writes may replace. So an
-    operation that writes what it has read is an `Operation`."""
+    operation that writes what it has read is an `Operation`, not a `PlainOperation`.
+    """
 
     def run(self, keys: Keyspace, context: Context, transaction: Transaction | None) -> R:
         """Do it."""

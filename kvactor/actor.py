@@ -3,6 +3,16 @@
 The rule: each asker gets exactly one reply (P4). The loop takes all messages that wait, gives them to
 the owner as one drain, and goes on. If the owner raises, the state is unknown: all askers get
 `OutcomeUnknown`, and the loop ends with the exception, so that the process ends (P10).
+
+A failed flush, in order:
+
+1. The journal's thread posts `Flushed` with the error.
+2. The owner raises `StorageFailed`, which is no outcome for a client, so it leaves the drain.
+3. The loop logs it, and refuses new messages. The messages of this drain, those in the mailbox, the
+   held replies and the readers of the feed get `OutcomeUnknown`.
+4. The loop's task ends with the exception. `Server.wait` returns, and the server stops with status 1.
+
+A failed fold, and any unexpected exception in a drain, take the same way from step 2 on.
 """
 
 import asyncio

@@ -244,7 +244,7 @@ class WritesStalled(KvactorError):
 
 class OutcomeUnknown(KvactorError):
     """Is raised to all waiting requests when a flush or the owner fails. Their writes may be durable
-    or not (P10).
+    or not.
     """
 
     code = "outcome_unknown"

@@ -21,7 +21,9 @@ class Readiness(msgspec.Struct):
 class Mailbox(msgspec.Struct):
     """The owner's mailbox."""
 
-    waiting: Annotated[int, Meta(description="requests that the owner has not seen yet")]
+    waiting: Annotated[
+        int, Meta(description="requests in the mailbox, or waiting for the disk")
+    ]
     held: Annotated[int, Meta(description="responses that wait for the disk")]
 
 

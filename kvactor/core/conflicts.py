@@ -2,6 +2,14 @@
 
 The rule: a read set holds each key and range once. Ranges that touch or overlap become one, so a scan
 in pages is one range, however many pages it has, and a key is in at most one range of a read set.
+
+A conflict, in order:
+
+1. A write is staged. `Keyspace.stage` asks the index for the readers of each changed key.
+2. The index forgets each reader, and the reader becomes conflicted: it drops its writes, and depends on
+   the new revision.
+3. Its next request gets `TransactionConflict`, once that revision is durable (P3). It stays conflicted.
+4. A commit ends it with the same error; a rollback or the idle timeout ends it, too.
 """
 
 from itertools import count

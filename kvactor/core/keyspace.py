@@ -249,18 +249,24 @@ class Keyspace:
         bound = MAX_MEMTABLES * self.settings.memtable_size
         return self._store.folding and self._store.unfolded >= bound
 
+    @property
+    def writable(self) -> bool:
+        """Is there space, and do folds keep up?"""
+        return self.free_space >= self.settings.min_free_space and not self.stalled
+
     def check_writable(self) -> None:
         """Raise `StorageFull` if too little space is free, and `WritesStalled` while writes stall."""
+        if self.writable:
+            return
         if self.free_space < self.settings.min_free_space:
             raise StorageFull(
                 f"Only {self.free_space} bytes are free where the data is, under the floor of "
                 f"{self.settings.min_free_space}. Writes are refused until there is more; reads go on."
             )
-        if self.stalled:
-            raise WritesStalled(
-                f"{self._store.unfolded} bytes of changes wait to be folded into the tree, and at most "
-                f"{MAX_MEMTABLES} times memtable_size may. Nothing was done; try again later."
-            )
+        raise WritesStalled(
+            f"{self._store.unfolded} bytes of changes wait to be folded into the tree, and at most "
+            f"{MAX_MEMTABLES} times memtable_size may. Nothing was done; try again later."
+        )
 
     def _check_size(self, transaction: Transaction, more: int) -> None:
         if transaction.size + more > self.settings.max_transaction_size:

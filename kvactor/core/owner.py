@@ -270,12 +270,13 @@ class Owner:
             self._keys.free_space = message.free_space
         self._transactions.sweep(context.now)
         self._feed.sweep()
-        if self._keys.free_space < self._settings.min_free_space or self._keys.stalled:
+        if self._stopping or not self._keys.writable:
             return
         keys, more = self._store.expired(context.now, SWEEP_LIMIT)
         self._keys.stage(context, [(key, TOMBSTONE) for key in keys])
         if more:
-            self._post(message)
+            # The free space of this tick is out of date once more is flushed.
+            self._post(Tick(None))
 
     def _stop(self, _: Context, __: Stop) -> None:
         self._stopping = True

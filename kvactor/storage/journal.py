@@ -76,9 +76,11 @@ class LmdbJournal:
                 # Each row on its own: a cursor that reaches a damaged page makes LMDB abort
                 # the process.
                 cursor = txn.cursor()
-                found = cursor.set_range(encode_revision_number(after + 1))
-                first = decode_revision_number(cursor.key()) if found else self.head() + 1
-                for number in range(first, self.head() + 1):
+                if not cursor.set_range(encode_revision_number(after + 1)):
+                    return
+                first = decode_revision_number(cursor.key())
+                cursor.last()
+                for number in range(first, decode_revision_number(cursor.key()) + 1):
                     row = txn.get(encode_revision_number(number))
                     if row is None:
                         raise DataDamaged(f"Revision {number} is missing in the journal.")

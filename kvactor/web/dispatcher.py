@@ -125,6 +125,8 @@ class Dispatcher:
         """Return aiohttp's handler of a route. The body is read if the route has one."""
         endpoint = route.endpoint
         if not isinstance(endpoint, Endpoint):
+            if route.body is not None:
+                raise TypeError(f"{route.method} {route.name}: a handler gets no body")
             return self.serve_handler(endpoint, route.method, route.name)
         check, ask, budget = self._guard.check, self.ask, self.budget
         clock, count = self._clock, self._actor.metrics.counter(route.method, route.name)
@@ -214,8 +216,8 @@ class Dispatcher:
             if isinstance(error, RecordDamaged):
                 log.warning("%s Restore it from a backup, or write it anew.", error)
             if explain is not None:
-                revision = revision if error.revision is None else error.revision
-                error = explain(error)
+                outcome, error = error, explain(error)
+                error.revision, error.time = outcome.revision, outcome.time
             self._actor.metrics.errors[error.code] += 1
             return error_response(source.path, error, revision)
         if isinstance(error, NoRoute):

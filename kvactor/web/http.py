@@ -229,11 +229,14 @@ def precondition(request: Request) -> Precondition | None:
 
 
 def not_modified(request: Request, revision: int) -> bool:
-    """Does `If-None-Match` name this revision's entity tag?"""
+    """Does `If-None-Match` name this revision's entity tag?
+
+    Drafts of a transaction all have revision 0: that the tag is the same says nothing.
+    """
     tags = request.headers.get(IF_NONE_MATCH)
     if tags is None:
         return False
-    return tags.strip() == "*" or revision in _revisions(tags.replace("W/", ""))
+    return tags.strip() == "*" or (revision != 0 and revision in _revisions(tags.replace("W/", "")))
 
 
 def _revisions(tags: str) -> tuple[int, ...]:

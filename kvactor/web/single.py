@@ -54,10 +54,8 @@ def outcome(message: Message[Any], answer: Answer[Any]) -> tuple[int | None, Any
 def explain(error: KvactorError) -> KvactorError:
     """Return an error of a batch of one as an error of one write."""
     if isinstance(error, ChecksFailed):
-        failed = PreconditionFailed(
+        return PreconditionFailed(
             "The key is not what the precondition says. Read it again, and decide anew."
         )
-        failed.revision, failed.time = error.revision, error.time
-        return failed
     error.details = {name: value for name, value in error.details.items() if name != "operation"}
     return error

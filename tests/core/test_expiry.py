@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from kvactor.core.messages import SHARED, Begin, Check, Commit, Message, Open, Status, Tick
+from kvactor.core.messages import SHARED, Begin, Check, Commit, Message, Open, Status, Stop, Tick
 from kvactor.core.operations import Delete, Get, Increment, Range
 from kvactor.core.owner import SWEEP_LIMIT
 from kvactor.core.records import decode_revision
-from kvactor.errors import KeyNotFound, TransactionConflict
+from kvactor.errors import KeyNotFound, StorageFull, TransactionConflict
 from kvactor.settings import Settings
 from kvactor.storage.memory import MemoryJournal
 from tests.core.builders import (
@@ -268,3 +268,28 @@ def test_an_answer_carries_the_time_at_which_it_was_judged() -> None:
     # When the clock was set back, time stands still.
     harness.now = start
     assert harness.ask(get(b"k")).time == start + 3
+
+
+# -- sweeps --
+
+
+def test_a_stop_does_not_wait_for_the_sweep_of_every_expired_key() -> None:
+    harness = OwnerHarness()
+    for number in range(3 * SWEEP_LIMIT):
+        harness.send(put(b"k%d" % number, ttl=10))
+    harness.settle()
+    harness.now += 10
+    harness.send(TICK)
+    harness.tell(Stop())
+    assert harness.owner.finished
+    assert harness.owner.revision == 3 * SWEEP_LIMIT + 1
+
+
+def test_a_sweep_that_goes_on_keeps_the_owners_own_account_of_free_space() -> None:
+    harness = OwnerHarness(settings=Settings(min_free_space=1000))
+    for number in range(2 * SWEEP_LIMIT):
+        harness.send(put(b"k%d" % number, ttl=10))
+    harness.settle()
+    harness.now += 10
+    harness.tell(Tick(1001))
+    assert isinstance(harness.ask(put(b"a")).error, StorageFull)

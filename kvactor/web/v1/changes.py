@@ -11,6 +11,7 @@ from kvactor import errors
 from kvactor.actor import StoreActor
 from kvactor.api.changes import ChangesPage, ChangesQuery, Event, event, events
 from kvactor.api.values import JSON, encode
+from kvactor.core.feed import SLICE
 from kvactor.core.messages import Changes
 from kvactor.core.records import Revision
 from kvactor.errors import InvalidRequest, KvactorError
@@ -122,7 +123,7 @@ class ChangeRoutes:
 
     async def _follow(self, exchange: Exchange, since: int, prefix: bytes) -> None:
         # Asked before the stream begins, so that an error has a status of its own.
-        answer = await exchange.ask(Changes(since, self._settings.max_batch_size))
+        answer = await exchange.ask(Changes(since, SLICE))
         headers = {
             "Content-Type": EVENTS,
             "Cache-Control": "no-store",
@@ -140,7 +141,7 @@ class ChangeRoutes:
                     await stream.write(text)
                 try:
                     async with self._deadlines.limit(self._settings.heartbeat):
-                        answer = await exchange.ask(Changes(since, 1000, wait=True))
+                        answer = await exchange.ask(Changes(since, SLICE, wait=True))
                 except TimeoutError:
                     if self._deadlines.stopping:
                         return

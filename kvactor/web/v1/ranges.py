@@ -93,14 +93,14 @@ class RangeRoutes:
             else:
                 start = max(start, last + b"\0")
         found: list[tuple[bytes, bytes]] = []
-        room, revision, time, more = self._budget.share(self._settings.max_body_size), 0, 0, True
+        room, more = self._budget.share(self._settings.max_body_size), True
+        first: Answer[Page] | None = None
         where = transaction(request, AUTOCOMMIT)
         async for part in self._parts(
             exchange, Range(start, end, asked.limit, asked.reverse, asked.values), where
         ):
-            # The oldest part's revision: the changes after it miss nothing.
-            if not revision:
-                revision, time = part.revision, part.time
+            # The page has the revision of its oldest part: the changes after it miss nothing.
+            first = first or part
             found += part.result.items
             more = part.result.more
             room -= sum(len(record) for _, record in part.result.items)
@@ -112,6 +112,7 @@ class RangeRoutes:
         if cursor is not None:
             following = {**query_pairs(request), "cursor": cursor}
             headers["Link"] = f'</v1/kv?{urlencode(following)}>; rel="next"'
+        revision, time = (first.revision, first.time) if first else (0, 0)
         return json_response(revision, Items(items, cursor, revision), headers=headers, time=time)
 
     async def _parts(

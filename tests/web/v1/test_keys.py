@@ -315,6 +315,16 @@ async def test_a_transaction_sees_its_own_writes_and_nobody_else_does(client: Cl
     assert (await ask(client, "GET", "/v1/kv/a")).status == 404
 
 
+async def test_a_draft_is_never_not_modified_because_all_drafts_have_the_same_etag(
+    client: Client,
+) -> None:
+    inside = {"Kvactor-Transaction": await opened(client)}
+    for value in (b"1", b"2"):
+        await ask(client, "PUT", "/v1/kv/a", value, headers=inside)
+        answer = await ask(client, "GET", "/v1/kv/a", headers={**inside, "If-None-Match": '"0"'})
+        assert (answer.status, answer.body) == (200, value)
+
+
 async def test_a_value_written_in_a_transaction_is_the_same_after_the_commit(
     client: Client, clock: FakeClock
 ) -> None:

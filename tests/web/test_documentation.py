@@ -1,5 +1,6 @@
 """README and docs/ name every route, error, metric, operation and limit, and no other."""
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ DOCS = ROOT / "docs"
 
 #: Errors with which aiohttp refuses what never gets to a handler.
 REFUSALS = {"not_found", "method_not_allowed", "expectation_failed"}
+
+#: A file or a folder of the repository, or of `kvactor/`.
+PATH = re.compile(r"(?:\w+/)*\w+\.(?:py|md)|(?:\w+/)+\w*")
 
 LINK = re.compile(r"\]\(([^)]*)\)")
 LIMIT = re.compile(r"`([a-z_]+)`(?:: |[a-z\s]* \()([\d,]+)( MiB)?")
@@ -119,3 +123,23 @@ def test_every_link_resolves(document: Path) -> None:
             titles = re.findall("^#+ (.+)$", target.read_text(), re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
             assert anchor in anchors, link
+
+
+def missing_paths(text: str) -> list[str]:
+    paths = [name for name in named(text) if PATH.fullmatch(name)]
+    assert paths
+    return [
+        path for path in paths if not any((top / path).exists() for top in (ROOT, ROOT / "kvactor"))
+    ]
+
+
+def test_every_path_in_the_readmes_sections_on_the_source_exists() -> None:
+    _, found, text = (ROOT / "README.md").read_text().partition("\n## Reading the source\n")
+    assert found
+    assert missing_paths(text) == []
+
+
+def test_every_path_in_a_module_docstring_exists() -> None:
+    modules = (ROOT / "kvactor").rglob("*.py")
+    docstrings = [ast.get_docstring(ast.parse(path.read_text())) or "" for path in modules]
+    assert missing_paths("\n".join(docstrings)) == []

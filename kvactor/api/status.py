@@ -21,9 +21,7 @@ class Readiness(msgspec.Struct):
 class Mailbox(msgspec.Struct):
     """The owner's mailbox."""
 
-    waiting: Annotated[
-        int, Meta(description="requests in the mailbox, or waiting for the disk")
-    ]
+    waiting: Annotated[int, Meta(description="requests in the mailbox, or waiting for the disk")]
     held: Annotated[int, Meta(description="responses that wait for the disk")]
 
 

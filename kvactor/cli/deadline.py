@@ -1,7 +1,8 @@
 """The deadline of a stop: a process that cannot end by itself is ended, with status 1.
 
-The rule: it holds whatever the disk does. A stop waits for the threads of the journal and of the tree,
-and they wait for the disk; so the loop's thread may be blocked, and a thread of its own keeps the time.
+The rule: once a stop has begun, it ends, whatever the disk does. A stop waits for the threads of the
+journal and of the tree, and they wait for the disk; so the loop's thread may be blocked, and a thread
+of its own keeps the time. (A disk that hangs before, in the loop's thread, delays the beginning.)
 Nothing that was acknowledged is lost: it is in the journal, and the next start recovers it.
 """
 
@@ -12,6 +13,9 @@ from threading import Timer
 from types import TracebackType
 
 log = logging.getLogger(__package__)
+
+#: Seconds that the last line of the log may take.
+LOG_TIMEOUT = 1.0
 
 
 class ExitDeadline:
@@ -37,6 +41,10 @@ class ExitDeadline:
 
 
 def _end(seconds: float, waiting_for: Callable[[], str]) -> None:
+    # The log may be on the disk that hangs.
+    last = Timer(LOG_TIMEOUT, os._exit, (1,))
+    last.daemon = True
+    last.start()
     try:
         log.critical(
             "the stop has not finished after %g seconds, the process ends at once; it waited for %s",

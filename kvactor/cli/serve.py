@@ -102,9 +102,9 @@ def _stop_at_signals(server: Server) -> None:
         if told:
             log.warning("ending at once: what was not acknowledged may be lost")
             os._exit(128 + number)
-        log.info("%s: finishing what was accepted", signal.Signals(number).name)
         told = True
         server.request_stop()
+        log.info("%s: finishing what was accepted", signal.Signals(number).name)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)

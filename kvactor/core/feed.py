@@ -13,7 +13,7 @@ from kvactor.core.messages import Changes, HistoryRead
 from kvactor.core.protocols import Journal
 from kvactor.core.records import Revision
 from kvactor.core.replies import ReplyTo
-from kvactor.errors import DataDamaged, HistoryGone, RecordDamaged, RevisionInFuture
+from kvactor.errors import DataDamaged, HistoryGone, Overloaded, RecordDamaged, RevisionInFuture
 
 #: How many of the newest revisions are kept in memory, and about how many bytes of them.
 TAIL = 1024
@@ -22,6 +22,9 @@ TAIL_SIZE = 8 * 1024 * 1024
 #: The most revisions in one answer, and about the most bytes of them.
 SLICE = 100
 SLICE_SIZE = 256 * 1024
+
+#: Readings of the journal that may wait for one another: about half a second of its time.
+MAX_READINGS = 64
 
 Waiting = tuple[Changes, ReplyTo]
 
@@ -76,7 +79,8 @@ class Feed:
     def read(self, since: int, limit: int, newest: int) -> list[Revision] | None:
         """Return the revisions after `since`, up to the durable `newest`, perhaps only the first few.
 
-        None: the journal has to be asked, with `ask_journal`. Raises `RevisionInFuture`.
+        None: the journal has to be asked, with `ask_journal`. Raises `RevisionInFuture`, and
+        `Overloaded` if it has too much to read already.
         """
         if since > newest:
             raise RevisionInFuture(
@@ -87,6 +91,10 @@ class Feed:
             return []
         tail = self._tail
         if not tail or tail[0][0].number > since + 1:
+            if len(self._reading) >= MAX_READINGS and since not in self._reading:
+                raise Overloaded(
+                    f"{MAX_READINGS} readings of old revisions are waiting already. Try again later."
+                )
             return None
         first = since + 1 - tail[0][0].number
         return take((revision for revision, _ in islice(tail, first, None)), limit)
@@ -104,12 +112,16 @@ class Feed:
         readers.append((message, reply))
         if len(readers) == 1:
             since = message.since
-            self._journal.read(since, lambda found, error: post(HistoryRead(since, found, error)))
+
+            def done(found: list[Revision], error: BaseException | None) -> None:
+                post(HistoryRead(since, found, error))
+
+            self._journal.read(since, message.limit, done)
 
     @property
     def reading(self) -> bool:
-        """Is the journal reading for any reader?"""
-        return bool(self._reading)
+        """Is the journal reading for a reader that still waits?"""
+        return any(not reply.done() for readers in self._reading.values() for _, reply in readers)
 
     def readers(self, since: int) -> Iterator[Waiting]:
         """Yield the readers of the revisions after `since`, and forget each as `release` does."""

@@ -212,6 +212,10 @@ class HistoryRead(Message[None], frozen=True):
     error: BaseException | None = None
 
 
+class Sweep(Message[None], frozen=True):
+    """A sweep has left expired keys: go on with it."""
+
+
 class Tick(Message[None], frozen=True):
     """Time has passed: sweep expired keys and idle transactions.
 

@@ -36,6 +36,7 @@ from kvactor.core.messages import (
     Status,
     StatusReport,
     Stop,
+    Sweep,
     Tick,
 )
 from kvactor.core.protocols import Journal, StorageFailed, Tree
@@ -88,6 +89,8 @@ class Owner:
             )
         self._now = 0
         self._stopping = False
+        #: whether a sweep goes on with its next message
+        self._sweeping = False
         self._store = Store(tree)
         self._store.recover(journal.replay(tree.applied))
         conflicts = ConflictIndex[Transaction]()
@@ -111,6 +114,7 @@ class Owner:
             Folded: self._folded,
             HistoryRead: self._history_read,
             Tick: self._tick,
+            Sweep: self._sweep,
             Stop: self._stop,
         }
 
@@ -270,13 +274,17 @@ class Owner:
             self._keys.free_space = message.free_space
         self._transactions.sweep(context.now)
         self._feed.sweep()
+        if not self._sweeping:
+            self._sweep(context)
+
+    def _sweep(self, context: Context, _: Sweep | None = None) -> None:
+        self._sweeping = False
         if self._stopping or not self._keys.writable:
             return
-        keys, more = self._store.expired(context.now, SWEEP_LIMIT)
+        keys, self._sweeping = self._store.expired(context.now, SWEEP_LIMIT)
         self._keys.stage(context, [(key, TOMBSTONE) for key in keys])
-        if more:
-            # The free space of this tick is out of date once more is flushed.
-            self._post(Tick(None))
+        if self._sweeping:
+            self._post(Sweep())
 
     def _stop(self, _: Context, __: Stop) -> None:
         self._stopping = True

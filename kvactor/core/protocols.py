@@ -38,8 +38,10 @@ class Journal(Protocol):
         Raises `DataDamaged`.
         """
 
-    def read(self, after: int, done: ReadDone) -> None:
-        """Read the first revisions newer than `after`, as many as one answer has (`feed.take`)."""
+    def read(self, after: int, limit: int, done: ReadDone) -> None:
+        """Read the first revisions newer than `after`: at most `limit`, and no more than one answer
+        has (`feed.take`).
+        """
 
     def head(self) -> int:
         """Return the newest revision's number; 0 in a new journal."""

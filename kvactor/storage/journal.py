@@ -88,12 +88,10 @@ class LmdbJournal:
         except lmdb.Error as error:
             raise DataDamaged(f"The journal in {self._path} cannot be read: {error}.") from error
 
-    def read(self, after: int, done: ReadDone) -> None:
+    def read(self, after: int, limit: int, done: ReadDone) -> None:
         """See `Journal`."""
-        future = self._reader.submit(lambda: take(self.replay(after)))
-        future.add_done_callback(
-            lambda future: done([] if future.exception() else future.result(), future.exception())
-        )
+        future = self._reader.submit(lambda: take(self.replay(after), limit))
+        future.add_done_callback(lambda future: _report_read(future, done))
 
     def head(self) -> int:
         """See `Journal`."""
@@ -115,9 +113,16 @@ class LmdbJournal:
     def close(self) -> None:
         """See `Journal`."""
         self._thread.shutdown()
-        self._reader.shutdown()
+        # A reading that has not begun has no reader any more.
+        self._reader.shutdown(cancel_futures=True)
         self._env.close()
 
 
 def _report(future: "Future[None]", done: Done) -> None:
     done(future.exception())
+
+
+def _report_read(future: "Future[list[Revision]]", done: ReadDone) -> None:
+    if not future.cancelled():
+        error = future.exception()
+        done([] if error else future.result(), error)

@@ -44,10 +44,10 @@ class MemoryJournal:
             if number in self.rows:
                 yield decode_revision(number, self.rows[number])
 
-    def read(self, after: int, done: ReadDone) -> None:
+    def read(self, after: int, limit: int, done: ReadDone) -> None:
         """See `Journal`."""
         try:
-            found = take(self.replay(after))
+            found = take(self.replay(after), limit)
         except DataDamaged as error:
             done([], error)
         else:

@@ -79,7 +79,7 @@ class HeldJournal(MemoryJournal):
         self.flushes: list[int] = []
         self.pending: list[tuple[Sequence[Revision], Done]] = []
         self.holding_reads = False
-        self.reads: list[tuple[int, ReadDone]] = []
+        self.reads: list[tuple[int, int, ReadDone]] = []
 
     def append(self, revisions: Sequence[Revision], done: Done) -> None:
         self.flushes.append(len(revisions))
@@ -97,17 +97,17 @@ class HeldJournal(MemoryJournal):
         """Let the append that is under way fail."""
         self.pending.pop(0)[1](error)
 
-    def read(self, after: int, done: ReadDone) -> None:
+    def read(self, after: int, limit: int, done: ReadDone) -> None:
         if self.holding_reads:
-            self.reads.append((after, done))
+            self.reads.append((after, limit, done))
         else:
-            super().read(after, done)
+            super().read(after, limit, done)
 
     def release_read(self, error: BaseException | None = None) -> None:
         """Let the oldest read that is under way end, or fail."""
-        after, done = self.reads.pop(0)
+        after, limit, done = self.reads.pop(0)
         if error is None:
-            super().read(after, done)
+            super().read(after, limit, done)
         else:
             done([], error)
 

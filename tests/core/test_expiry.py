@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kvactor.core.messages import SHARED, Begin, Check, Commit, Message, Open, Status, Stop, Tick
+from kvactor.core.messages import SHARED, Begin, Check, Commit, Message, Open, Status, Stop, Sweep, Tick
 from kvactor.core.operations import Delete, Get, Increment, Range
 from kvactor.core.owner import SWEEP_LIMIT
 from kvactor.core.records import decode_revision
@@ -293,3 +293,16 @@ def test_a_sweep_that_goes_on_keeps_the_owners_own_account_of_free_space() -> No
     harness.now += 10
     harness.tell(Tick(1001))
     assert isinstance(harness.ask(put(b"a")).error, StorageFull)
+
+
+def test_a_tick_during_a_sweep_begins_no_second_one() -> None:
+    harness = OwnerHarness()
+    for number in range(3 * SWEEP_LIMIT):
+        harness.send(put(b"k%d" % number, ttl=10))
+    harness.settle()
+    harness.now += 10
+    for _ in range(3):
+        harness.send(TICK)
+    assert [type(message) for message in harness.news].count(Sweep) == 1
+    harness.settle()
+    assert harness.ask(Status()).result.keys == 0

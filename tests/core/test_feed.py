@@ -16,6 +16,7 @@ from kvactor.errors import (
     DataDamaged,
     HistoryGone,
     OutcomeUnknown,
+    Overloaded,
     RecordDamaged,
     RevisionInFuture,
 )
@@ -45,10 +46,14 @@ class CountingJournal(HeldJournal):
     def __init__(self) -> None:
         super().__init__(holding=False)
         self.replays = 0
+        #: revisions that were decoded
+        self.replayed = 0
 
     def replay(self, after: int) -> Iterator[Revision]:
         self.replays += 1
-        return super().replay(after)
+        for revision in super().replay(after):
+            self.replayed += 1
+            yield revision
 
 
 def follow(harness: OwnerHarness, since: int, limit: int = 1 << 20) -> list[Revision]:
@@ -393,7 +398,7 @@ Reading = tuple[OwnerHarness, HeldJournal]
 def test_readers_of_the_same_revisions_share_one_reading(reading: Reading) -> None:
     harness, journal = reading
     replies = [harness.ask(Changes(since, limit)) for since, limit in ((0, 9), (0, 2), (1, 9), (0, 9))]
-    assert [since for since, _ in journal.reads] == [0, 1]
+    assert [since for since, *_ in journal.reads] == [0, 1]
     # Neither the owner nor a reader of the tail waits for it.
     assert numbers(harness.ask(Changes(4, 9)).result) == [5]
     assert value(harness, b"a") == b"1"
@@ -411,7 +416,7 @@ def test_readers_of_the_same_revisions_share_one_reading(reading: Reading) -> No
     ]
     # The next reader's reading is a new one.
     again = harness.ask(Changes(0, 1))
-    assert [since for since, _ in journal.reads] == [0]
+    assert [since for since, *_ in journal.reads] == [0]
     journal.release_read()
     harness.settle()
     assert numbers(again.result) == [1]
@@ -547,3 +552,50 @@ async def test_readers_of_a_reading_are_answered_when_the_owner_fails_while_it_a
     assert all(reader.done() for reader in readers)
     assert numbers(readers[0].result().result) == [1, 2, 3]
     assert [type(reader.exception()) for reader in readers[1:]] == [OutcomeUnknown] * 2
+
+
+def test_readings_are_bounded_and_a_reader_over_the_bound_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed, "TAIL", 1)
+    monkeypatch.setattr(feed, "MAX_READINGS", 2)
+    journal = HeldJournal(holding=False)
+    harness = OwnerHarness(journal)
+    for _ in range(5):
+        harness.ask(put(b"a"))
+    journal.holding_reads = True
+    waiting = [harness.ask(Changes(since, 9)) for since in (0, 1, 1)]
+    assert isinstance(harness.ask(Changes(2, 9)).error, Overloaded)
+    assert not any(reply.answered for reply in waiting)
+    journal.release_read()
+    harness.settle()
+    assert numbers(waiting[0].result) == [1, 2, 3, 4, 5]
+    assert harness.ask(Changes(2, 9)).error is None
+
+
+def test_a_stop_does_not_wait_for_readings_whose_readers_have_gone_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed, "TAIL", 1)
+    journal = HeldJournal(holding=False)
+    harness = OwnerHarness(journal)
+    for _ in range(3):
+        harness.ask(put(b"a"))
+    journal.holding_reads = True
+    reader = harness.ask(Changes(0, 9))
+    harness.tell(Stop())
+    assert not harness.owner.finished
+    reader.cancelled = True
+    assert harness.owner.finished
+
+
+def test_a_reading_decodes_no_more_revisions_than_its_reader_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed, "TAIL", 1)
+    journal = CountingJournal()
+    harness = OwnerHarness(journal)
+    for _ in range(5):
+        harness.ask(put(b"a"))
+    assert numbers(harness.ask(Changes(0, 2)).result) == [1, 2]
+    assert journal.replayed == 2

@@ -130,8 +130,8 @@ class SimulatedJournal(MemoryJournal):
 
         self.work.begin(flush, done)
 
-    def read(self, after: int, done: ReadDone) -> None:
-        self._disk.later(lambda: super(SimulatedJournal, self).read(after, done))
+    def read(self, after: int, limit: int, done: ReadDone) -> None:
+        self._disk.later(lambda: super(SimulatedJournal, self).read(after, limit, done))
 
     def free_space(self) -> int:
         return self._disk.profile.free

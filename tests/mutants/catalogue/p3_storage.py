@@ -105,8 +105,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/storage/journal.py",
                 "LmdbJournal.replay",
-                find="range(first, self.head() + 1)",
-                replace="range(first, self.head())",
+                find="range(first, decode_revision_number(cursor.key()) + 1)",
+                replace="range(first, decode_revision_number(cursor.key()))",
             ),
         ),
         killed_by=(

@@ -185,4 +185,17 @@ MUTANTS: Final = (
         ),
         killed_by=("tests/test_actor.py",),
     ),
+    Mutant(
+        "p4-a-stop-waits-for-the-sweep",
+        "A stop waits until a sweep has removed every expired key.",
+        edits=(
+            Edit(
+                "kvactor/core/owner.py",
+                "Owner._sweep",
+                find="self._stopping or not self._keys.writable",
+                replace="not self._keys.writable",
+            ),
+        ),
+        killed_by=("tests/core/test_expiry.py",),
+    ),
 )

@@ -167,4 +167,25 @@ MUTANTS: Final = (
         ),
         killed_by=("tests/core/test_stalls.py",),
     ),
+    Mutant(
+        "p8-readings-of-history-are-unbounded",
+        "Any number of readings of old revisions can wait for the journal.",
+        edits=(
+            Edit(
+                "kvactor/core/feed.py",
+                "Feed.read",
+                find="len(self._reading) >= MAX_READINGS and since not in self._reading",
+                replace="False",
+            ),
+        ),
+        killed_by=("tests/core/test_feed.py",),
+    ),
+    Mutant(
+        "p8-sweeps-multiply",
+        "Each tick begins a sweep, although the last one goes on. The owner's time goes to sweeps.",
+        edits=(
+            Edit("kvactor/core/owner.py", "Owner._tick", find="not self._sweeping", replace="True"),
+        ),
+        killed_by=("tests/core/test_expiry.py",),
+    ),
 )

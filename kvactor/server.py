@@ -36,7 +36,8 @@ from typing import Protocol
 from kvactor.actor import StoreActor, wall_clock
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
-from kvactor.web.app import create_app, create_runner, new_id
+from kvactor.web.app import create_app, new_id
+from kvactor.web.server import create_runner
 
 #: Makes the protocol of one connection.
 Factory = Callable[[], asyncio.BaseProtocol]

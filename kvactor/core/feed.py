@@ -23,7 +23,7 @@ TAIL_SIZE = 8 * 1024 * 1024
 SLICE = 100
 SLICE_SIZE = 256 * 1024
 
-#: Readings of the journal that may wait for one another: about half a second of its time.
+#: Readings of the journal that may wait for one another.
 MAX_READINGS = 64
 
 Waiting = tuple[Changes, ReplyTo]

@@ -20,14 +20,12 @@ from kvactor.web.guard import RequestGuard
 from kvactor.web.http import Exchange, NoRoute, Response
 from kvactor.web.limits import Deadlines, InFlightBudget, SubscriberLimit
 from kvactor.web.routes import Handler, Route
-from kvactor.web.server import ACTOR, check_parser, create_runner
+from kvactor.web.server import ACTOR, check_parser
 from kvactor.web.status import StatusRoutes
 from kvactor.web.v1 import batch, keys
 from kvactor.web.v1.changes import ChangeRoutes
 from kvactor.web.v1.ranges import RangeRoutes
 from kvactor.web.v1.transactions import TransactionRoutes
-
-__all__ = ["ACTOR", "TAGS", "create_app", "create_runner", "new_id"]
 
 #: The routes of an application, by tag.
 TAGS = web.AppKey("tags", Mapping[str, Sequence[Route]])
@@ -46,7 +44,7 @@ def create_app(
     Raises `RuntimeError` if aiohttp runs without its parser in C.
     """
     check_parser()
-    app = web.Application(client_max_size=settings.max_body_size)
+    app = web.Application()
     deadlines = Deadlines()
     budget = InFlightBudget(settings.max_in_flight_size)
     subscribers = SubscriberLimit(settings.max_subscribers)

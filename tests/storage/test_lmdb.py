@@ -3,6 +3,8 @@
 import os
 import shutil
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import lmdb
 import pytest
@@ -20,6 +22,9 @@ from kvactor.storage.environment import open_environment
 from kvactor.storage.journal import LmdbJournal
 from kvactor.storage.tree import LmdbTree
 from tests.storage.test_contract import MAP_SIZE, append, fold, record, revision
+
+#: Seconds after which an event that is waited for has failed to happen.
+PATIENCE = 30
 
 
 def test_a_journal_and_a_tree_that_are_opened_again_hold_the_same_contents(tmp_path: Path) -> None:
@@ -209,3 +214,23 @@ def test_p10_a_flush_that_has_failed_is_told_and_not_tried_again(
     journal.append([revision(1), revision(2)], told.append)
     journal.close()
     assert (tries, told) == ([2], [failure])
+
+
+def test_a_reading_that_has_not_begun_when_the_journal_closes_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = LmdbJournal(tmp_path, MAP_SIZE)
+    append(journal, 1)
+    go, found = Event(), list[int]()
+    shutdown = journal._reader.shutdown
+
+    def held_up(**options: Any) -> None:
+        shutdown(wait=False, **options)
+        go.set()
+        shutdown(**options)
+
+    monkeypatch.setattr(journal._reader, "shutdown", held_up)
+    journal._reader.submit(go.wait, PATIENCE)
+    journal.read(0, 1, lambda revisions, _: found.append(len(revisions)))
+    journal.close()
+    assert found == []

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from kvactor.core.memory import UNCOUNTED, Lease
 from kvactor.core.messages import Answer, Message, Stop, Tick
 from kvactor.core.owner import Envelope, Owner
 from kvactor.core.replies import ReplyTo, deliver
@@ -88,18 +89,20 @@ class StoreActor:
 
     # -- asking --
 
-    def ask(self, message: Message[R]) -> "asyncio.Future[Answer[R]]":
+    def ask(self, message: Message[R], lease: Lease = UNCOUNTED) -> "asyncio.Future[Answer[R]]":
         """Return the future result of a message. Raises `Overloaded` or `Stopping` at once.
+
+        `lease` holds what the result takes.
 
         An asker may cancel the future: the message is handled all the same (P7).
         """
         if self._closed is not None:  # before the start there is no loop
             raise self._closed()
         reply: asyncio.Future[Answer[R]] = self._loop.create_future()
-        self.submit(message, reply)
+        self.submit(message, reply, lease)
         return reply
 
-    def submit(self, message: Message[Any], reply: ReplyTo) -> None:
+    def submit(self, message: Message[Any], reply: ReplyTo, lease: Lease = UNCOUNTED) -> None:
         """Give the owner a message; its outcome goes to `reply`, once. Only the loop's thread may call.
 
         Raises `Overloaded` or `Stopping` at once, and leaves `reply` alone then.
@@ -115,10 +118,10 @@ class StoreActor:
         if not mailbox:
             self._woken_at = self.metrics.clock()
             self._mail.set_result(None)
-        mailbox.append((message, reply))
+        mailbox.append((message, reply, lease))
 
     def _post(self, message: Message[Any]) -> None:
-        self._loop.call_soon_threadsafe(self._put, (message, None))
+        self._loop.call_soon_threadsafe(self._put, (message, None, UNCOUNTED))
 
     def _put(self, envelope: Envelope) -> None:
         if not self._mailbox:
@@ -198,7 +201,7 @@ class StoreActor:
 
     def _refuse(self, error: Callable[[], KvactorError]) -> None:
         self._closed = error
-        for _, reply in self._draining + self._mailbox:
+        for _, reply, _ in self._draining + self._mailbox:
             if reply is not None:
                 deliver(reply, error())
 

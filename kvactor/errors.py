@@ -79,6 +79,15 @@ class BodyTimeout(KvactorError):
     code = "body_timeout"
 
 
+class RequestTooExpensive(KvactorError):
+    """Is raised when a request would walk more than `max_request_work` units of work. Nothing was done.
+
+    Details: `limit`.
+    """
+
+    code = "request_too_expensive"
+
+
 # -- keys --
 
 

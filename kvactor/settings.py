@@ -89,9 +89,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_in_flight_size: Annotated[
         int,
         Meta(
-            ge=0, description="bytes of bodies and responses of over 64 KiB in progress; more get 503"
+            ge=0,
+            description="bytes that requests, responses and transactions hold together; more get 503",
         ),
     ] = 256 * _MiB
+    max_request_work: Annotated[
+        int,
+        Meta(
+            ge=1000,
+            description="units of work of one request, about microseconds of the owner's time",
+        ),
+    ] = 25_000
     mailbox_size: Annotated[int, Meta(ge=1, description="requests in the mailbox; more get 503")] = (
         10_000
     )

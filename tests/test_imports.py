@@ -27,7 +27,7 @@ FLOORS = (
     ("kvactor.core.store", "kvactor.core.transaction"),
     ("kvactor.core.overlay", "kvactor.core.conflicts", "kvactor.core.protocols"),
     ("kvactor.core.intervals",),
-    ("kvactor.core.records",),
+    ("kvactor.core.records", "kvactor.core.work", "kvactor.core.memory"),
     ("kvactor.errors", "kvactor.settings"),
 )
 PURE = "kvactor.core"

@@ -17,6 +17,7 @@ import pytest
 import kvactor
 from kvactor.actor import StoreActor
 from kvactor.core.keyspace import MAX_MEMTABLES
+from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import SHARED, Begin, Commit, Message, Open, Status, Tick
 from kvactor.core.owner import Owner
 from kvactor.core.protocols import StorageFailed
@@ -95,7 +96,7 @@ def test_p2_queue_order_is_commit_order_is_revision_order() -> None:
     harness.ask(put(b"t2", b"t", "t"))
     messages: list[Message[Any]] = [put(b"a"), put(b"a", b"2"), Commit("t"), delete(b"a"), put(b"b")]
     replies: list[RecordingReply[Any]] = [RecordingReply() for _ in messages]
-    harness.owner.drain(harness.now, list(zip(messages, replies, strict=True)))
+    harness.owner.drain(harness.now, [(*one, UNCOUNTED) for one in zip(messages, replies, strict=True)])
     journal.release()
     harness.settle()
     assert [reply.revision for reply in replies] == [1, 2, 3, 4, 5]
@@ -454,10 +455,10 @@ def test_p9_a_disk_gets_byte_for_byte_the_rows_that_memory_gets(tmp_path: Path) 
         for n in range(20):
             harness.now += 1
             harness.ask(put(b"k%d" % (n % 3), b"%d" % n))
-            owner.drain(harness.now, [(put(b"k%d" % (n % 3), b"%d" % n), None)])
+            owner.drain(harness.now, [(put(b"k%d" % (n % 3), b"%d" % n), None, UNCOUNTED)])
             while owner.revision <= n:
                 while news:
-                    owner.drain(harness.now, [(news.pop(0), None)])
+                    owner.drain(harness.now, [(news.pop(0), None, UNCOUNTED)])
         rows = list(storage.journal.replay(0))
     assert rows == [decode_revision(number, row) for number, row in memory.rows.items()]
     assert len(rows) == 20

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
+from kvactor.core.memory import Lease
 from kvactor.core.messages import Changes, HistoryRead
 from kvactor.core.protocols import Journal
 from kvactor.core.records import Revision
@@ -26,7 +27,8 @@ SLICE_SIZE = 256 * 1024
 #: Readings of the journal that may wait for one another.
 MAX_READINGS = 64
 
-Waiting = tuple[Changes, ReplyTo]
+#: What a reader asks for, where its answer goes, and what the answer holds.
+Waiting = tuple[Changes, ReplyTo, Lease]
 
 
 class Feed:
@@ -68,9 +70,9 @@ class Feed:
         self._reading.clear()
         return readers
 
-    def wait(self, message: Changes, reply: ReplyTo) -> None:
+    def wait(self, reader: Waiting) -> None:
         """Keep a reader until there is more."""
-        self._waiting.append((message, reply))
+        self._waiting.append(reader)
 
     def sweep(self) -> None:
         """Forget readers that have gone away."""
@@ -101,15 +103,14 @@ class Feed:
 
     # -- revisions older than the tail --
 
-    def ask_journal(
-        self, message: Changes, reply: ReplyTo, post: Callable[[HistoryRead], None]
-    ) -> None:
-        """Have the journal read the revisions for `message` in the background, up to a `HistoryRead`.
+    def ask_journal(self, reader: Waiting, post: Callable[[HistoryRead], None]) -> None:
+        """Have the journal read the revisions for a reader in the background, up to a `HistoryRead`.
 
         Readers that ask for the same revisions share one reading.
         """
+        message = reader[0]
         readers = self._reading.setdefault(message.since, deque())
-        readers.append((message, reply))
+        readers.append(reader)
         if len(readers) == 1:
             since = message.since
 
@@ -121,7 +122,7 @@ class Feed:
     @property
     def reading(self) -> bool:
         """Is the journal reading for a reader that still waits?"""
-        return any(not reply.done() for readers in self._reading.values() for _, reply in readers)
+        return any(not reader[1].done() for readers in self._reading.values() for reader in readers)
 
     def readers(self, since: int) -> Iterator[Waiting]:
         """Yield the readers of the revisions after `since`, and forget each as `release` does."""

@@ -11,10 +11,12 @@ import msgspec
 
 from kvactor.core import records
 from kvactor.core.conflicts import ConflictIndex
+from kvactor.core.memory import Lease
 from kvactor.core.overlay import merge_ranges
 from kvactor.core.records import HIDDEN, MISSING, TOMBSTONE, Entry, Missing
 from kvactor.core.store import Store
 from kvactor.core.transaction import Kind, Transaction
+from kvactor.core.work import Work
 from kvactor.errors import (
     InvalidKey,
     RecordDamaged,
@@ -31,15 +33,16 @@ MAX_MEMTABLES = 4
 Change = tuple[bytes, bytes | None]
 
 
-class Context(msgspec.Struct, gc=False):
-    """The state of one message while it is handled.
+class Context(Work, kw_only=True, gc=False):
+    """The state of one message while it is handled, and its account of work.
 
     `now` is its time, in milliseconds since the epoch: expiry is judged at it. `depends_on` is the
     newest revision that its answer depends on; 0: none. `max_result_size` bounds the result of one
-    range, in bytes.
+    range, in bytes. `lease` holds what its result takes.
     """
 
     now: int
+    lease: Lease
     depends_on: int = 0
     max_result_size: int = 0
 

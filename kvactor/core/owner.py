@@ -16,8 +16,9 @@ from typing import Any
 
 from kvactor.core.conflicts import ConflictIndex
 from kvactor.core.executor import Executor
-from kvactor.core.feed import Feed
+from kvactor.core.feed import Feed, Waiting
 from kvactor.core.keyspace import Context, Keyspace
+from kvactor.core.memory import Lease
 from kvactor.core.messages import (
     Answer,
     Batch,
@@ -45,6 +46,7 @@ from kvactor.core.replies import HeldReplies, ReplyTo, deliver
 from kvactor.core.store import Store
 from kvactor.core.transaction import Transaction
 from kvactor.core.transaction_manager import TransactionManager
+from kvactor.core.work import UNLIMITED
 from kvactor.errors import DataDamaged, KvactorError
 from kvactor.settings import Settings
 
@@ -64,8 +66,8 @@ class Deferred(Enum):
     READ_JOURNAL = "read journal"
 
 
-#: A message, and where its answer goes; None for the owner's own messages.
-Envelope = tuple[Message[Any], ReplyTo | None]
+#: A message, where its answer goes (None for the owner's own messages), and what the answer holds.
+Envelope = tuple[Message[Any], ReplyTo | None, Lease]
 
 
 class Owner:
@@ -145,7 +147,7 @@ class Owner:
     def fail(self, error: KvactorError) -> None:
         """Answer every waiting request with `error`, after a drain has raised."""
         self.held.fail(error)
-        for _, reply in self._feed.abandoned():
+        for _, reply, _ in self._feed.abandoned():
             deliver(reply, error)
 
     # -- drains --
@@ -168,11 +170,12 @@ class Owner:
             self._fold()
 
     def _handle_all(self, envelopes: Iterable[Envelope]) -> None:
-        for message, reply in envelopes:
-            self._handle(message, reply)
+        for message, reply, lease in envelopes:
+            self._handle(message, reply, lease)
 
-    def _handle(self, message: Message[Any], reply: ReplyTo | None) -> None:
-        context = Context(self._now)
+    def _handle(self, message: Message[Any], reply: ReplyTo | None, lease: Lease) -> None:
+        limit = UNLIMITED if reply is None else self._settings.max_request_work
+        context = Context(limit, now=self._now, lease=lease)
         try:
             result = self._handlers[type(message)](context, message)
         except KvactorError as error:
@@ -182,7 +185,7 @@ class Owner:
         if reply is None:
             return
         if isinstance(result, Deferred) and isinstance(message, Changes):
-            self._defer(result, message, reply)
+            self._defer(result, (message, reply, lease))
             return
         durable = self._store.revision
         if context.depends_on <= durable:
@@ -207,16 +210,16 @@ class Owner:
             return Deferred.READ_JOURNAL
         return Deferred.WAITS if message.wait and not found and not self._stopping else found
 
-    def _defer(self, why: Deferred, message: Changes, reply: ReplyTo) -> None:
+    def _defer(self, why: Deferred, reader: Waiting) -> None:
         if why is Deferred.WAITS:
-            self._feed.wait(message, reply)
+            self._feed.wait(reader)
         else:
-            self._feed.ask_journal(message, reply, self._post)
+            self._feed.ask_journal(reader, self._post)
 
     def _history_read(self, context: Context, message: HistoryRead) -> None:
         if message.error is not None and not isinstance(message.error, DataDamaged):
             raise StorageFailed("the journal cannot be read") from message.error
-        for asked, reply in self._feed.readers(message.since):
+        for asked, reply, _ in self._feed.readers(message.since):
             try:
                 found = self._feed.history(message, asked.limit, self._store.revision)
             except KvactorError as error:

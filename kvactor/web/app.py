@@ -11,6 +11,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from kvactor.actor import StoreActor
+from kvactor.core.memory import MemoryAccount
 from kvactor.settings import Settings
 from kvactor.web import simple
 from kvactor.web.body_reader import BodyReader
@@ -18,9 +19,9 @@ from kvactor.web.dispatcher import Dispatcher
 from kvactor.web.docs import DocsRoutes
 from kvactor.web.guard import RequestGuard
 from kvactor.web.http import Exchange, NoRoute, Response
-from kvactor.web.limits import Deadlines, InFlightBudget, SubscriberLimit
+from kvactor.web.limits import Deadlines, SubscriberLimit
 from kvactor.web.routes import Handler, Route
-from kvactor.web.server import ACTOR, check_parser
+from kvactor.web.server import ACCOUNT, ACTOR, check_parser
 from kvactor.web.status import StatusRoutes
 from kvactor.web.v1 import batch, keys
 from kvactor.web.v1.changes import ChangeRoutes
@@ -46,22 +47,23 @@ def create_app(
     check_parser()
     app = web.Application()
     deadlines = Deadlines()
-    budget = InFlightBudget(settings.max_in_flight_size)
+    account = MemoryAccount(settings.max_in_flight_size)
     subscribers = SubscriberLimit(settings.max_subscribers)
     actor.metrics.subscribers = lambda: subscribers.count
     tags: dict[str, Sequence[Route]] = {
-        "Keys": keys.routes() + RangeRoutes(settings, budget).routes(),
+        "Keys": keys.routes() + RangeRoutes(settings).routes(),
         "Batches": batch.routes(),
         "Transactions": TransactionRoutes(new_id).routes(),
-        "Changes": ChangeRoutes(actor, settings, deadlines, budget, subscribers).routes(),
+        "Changes": ChangeRoutes(actor, settings, deadlines, subscribers).routes(),
         "One shared transaction": simple.routes(),
         "About the server": StatusRoutes(actor).routes(),
     }
     tags["About the API"] = DocsRoutes(actor, settings, tags).routes()
     app[TAGS] = tags
     app[ACTOR] = actor
+    app[ACCOUNT] = account
     bodies = BodyReader(settings, deadlines)
-    dispatcher = Dispatcher(actor, RequestGuard(settings), bodies, budget, deadlines)
+    dispatcher = Dispatcher(actor, RequestGuard(settings), bodies, account, deadlines)
     routes = [route for tag in tags.values() for route in tag]
     for route in routes:
         app.router.add_route(route.method, route.path, dispatcher.serve(route))

@@ -1,13 +1,14 @@
-"""Reading a request's body, within a deadline and the in-flight budget."""
+"""Reading a request's body, within a deadline and the account of memory."""
 
 import logging
 
 from aiohttp import web
 from multidict import istr
 
+from kvactor.core.memory import Lease
 from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidRequest, Stopping
 from kvactor.settings import Settings
-from kvactor.web.limits import SMALL, Deadlines, Lease
+from kvactor.web.limits import SMALL, Deadlines
 
 log = logging.getLogger(__name__)
 

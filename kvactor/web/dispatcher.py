@@ -1,7 +1,7 @@
 """The dispatcher: the one adapter between aiohttp's requests and the endpoints.
 
-In this order: guard, body, parse, ask, encode, budget, count, send. The rule: every request gets one
-response and is counted once, and its lease of the in-flight budget is released when the response is
+In this order: guard, body, parse, ask, encode, account, count, send. The rule: every request gets one
+response and is counted once, and its lease of the account of memory is closed when the response is
 sent, when the request fails, or when the connection is lost. Everything runs in the request's own
 coroutine: an exception in an encoder is a 500, and does not reach the owner.
 """
@@ -15,15 +15,16 @@ from typing import TypeVar
 from aiohttp import web
 
 from kvactor.actor import StoreActor
+from kvactor.core.memory import Lease, MemoryAccount
 from kvactor.core.messages import Answer, Message
 from kvactor.errors import KvactorError, RecordDamaged
 from kvactor.web.body_reader import BodyReader
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.guard import RequestGuard
 from kvactor.web.http import NO_PARAMETERS, NoRoute, Request, Response
-from kvactor.web.limits import CHUNK_SIZE, SMALL, Deadlines, InFlightBudget, Lease
+from kvactor.web.limits import CHUNK_SIZE, SMALL, Deadlines
 from kvactor.web.routes import Endpoint, Handler, Route
-from kvactor.web.server import to_aiohttp
+from kvactor.web.server import client_of, to_aiohttp
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ async def _send(source: web.Request, response: Response, time: int) -> web.Respo
 
 
 class _Stream:
-    """See `Stream`. It holds budget only for what its client has not taken yet."""
+    """See `Stream`. Its lease holds only what its client has not taken yet."""
 
     def __init__(
         self, request: web.Request, response: web.StreamResponse, deadlines: Deadlines, lease: Lease
@@ -75,8 +76,11 @@ class _Stream:
 class _Exchange:
     """See `Exchange`."""
 
-    def __init__(self, dispatcher: "Dispatcher", request: Request, source: web.Request) -> None:
+    def __init__(
+        self, dispatcher: "Dispatcher", request: Request, source: web.Request, lease: Lease
+    ) -> None:
         self.request = request
+        self.lease = lease
         self._dispatcher = dispatcher
         self._source = source
         #: aiohttp's response of the stream
@@ -84,14 +88,14 @@ class _Exchange:
 
     def ask(self, message: Message[R]) -> Awaitable[Answer[R]]:
         """See `Exchange`."""
-        return self._dispatcher.ask(self.request, message)
+        return self._dispatcher.ask(self.request, message, self.lease)
 
     async def stream(self, headers: Mapping[str, str]) -> _Stream:
         """See `Exchange`."""
         self.streamed.headers.update(headers)
         await self.streamed.prepare(self._source)
         dispatcher = self._dispatcher
-        return _Stream(self._source, self.streamed, dispatcher.deadlines, Lease(dispatcher.budget))
+        return _Stream(self._source, self.streamed, dispatcher.deadlines, self.lease)
 
 
 class Dispatcher:
@@ -105,21 +109,21 @@ class Dispatcher:
         actor: StoreActor,
         guard: RequestGuard,
         bodies: BodyReader,
-        budget: InFlightBudget,
+        account: MemoryAccount,
         deadlines: Deadlines,
     ) -> None:
         self._actor = actor
         self._clock = actor.metrics.clock
         self._guard = guard
         self._bodies = bodies
-        self.budget = budget
+        self.account = account
         self.deadlines = deadlines
 
-    def ask(self, request: Request, message: Message[R]) -> Awaitable[Answer[R]]:
+    def ask(self, request: Request, message: Message[R], lease: Lease) -> Awaitable[Answer[R]]:
         """Ask the owner. Every message passes here, between parse and encode: authorization belongs
         here.
         """
-        return self._actor.ask(message)
+        return self._actor.ask(message, lease)
 
     def serve(self, route: Route) -> Serve:
         """Return aiohttp's handler of a route. The body is read if the route has one."""
@@ -128,7 +132,7 @@ class Dispatcher:
             if route.body is not None:
                 raise TypeError(f"{route.method} {route.name}: a handler gets no body")
             return self.serve_handler(endpoint, route.method, route.name)
-        check, ask, budget = self._guard.check, self.ask, self.budget
+        check, ask, account = self._guard.check, self.ask, self.account
         clock, count = self._clock, self._actor.metrics.counter(route.method, route.name)
         arrived, read, body = self._bodies.arrived, self._bodies.read, route.body is not None
         parse, encode, large = endpoint.parse, endpoint.encode, endpoint.large
@@ -138,7 +142,7 @@ class Dispatcher:
 
         async def dispatch(source: web.Request) -> web.StreamResponse:
             began = clock()
-            lease = Lease(budget)
+            lease = Lease(account, client_of(source, account))
             try:
                 try:
                     target, headers = source.raw_path, source.headers
@@ -152,7 +156,7 @@ class Dispatcher:
                     message = parse(request)
                     if large:
                         lease.check(SMALL)
-                    answer = await ask(request, message)
+                    answer = await ask(request, message, lease)
                     time = answer.time
                     try:
                         response = encode(request, message, answer)
@@ -167,8 +171,7 @@ class Dispatcher:
                 count(response.status, clock() - began)
                 return await _send(source, response, time) if lease.size else to_aiohttp(response, time)
             finally:
-                if lease.size:
-                    lease.release()
+                lease.close()
 
         return dispatch
 
@@ -179,14 +182,14 @@ class Dispatcher:
 
         async def dispatch(source: web.Request) -> web.StreamResponse:
             began = clock()
-            lease = Lease(self.budget)
+            lease = Lease(self.account, client_of(source, self.account))
             try:
                 try:
                     check(source.version, source.raw_path, source.headers)
                     request = Request(
                         source.method, source.raw_path, source.headers, b"", source.match_info
                     )
-                    exchange = _Exchange(self, request, source)
+                    exchange = _Exchange(self, request, source, lease)
                     response = await handler(exchange)
                     if response is None:
                         count(exchange.streamed.status, clock() - began)
@@ -199,8 +202,7 @@ class Dispatcher:
                 time = response.time
                 return await _send(source, response, time) if lease.size else to_aiohttp(response, time)
             finally:
-                if lease.size:
-                    lease.release()
+                lease.close()
 
         return dispatch
 

@@ -20,6 +20,7 @@ STATUS: dict[type[errors.KvactorError], HTTPStatus] = {
     errors.ValueTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.BodyTimeout: HTTPStatus.REQUEST_TIMEOUT,
+    errors.RequestTooExpensive: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.KeyNotFound: HTTPStatus.NOT_FOUND,
     errors.PreconditionFailed: HTTPStatus.PRECONDITION_FAILED,
     errors.ChecksFailed: HTTPStatus.CONFLICT,

@@ -17,6 +17,7 @@ from multidict import istr
 
 from kvactor.api.values import JSON, encode
 from kvactor.core.idempotency import IdempotencyKey
+from kvactor.core.memory import Lease
 from kvactor.core.messages import (
     Answer,
     Message,
@@ -108,6 +109,8 @@ class Exchange(Protocol):
     """A request whose handler asks more than once, or streams."""
 
     request: Request
+    #: what the request holds of the account of memory
+    lease: Lease
 
     def ask(self, message: Message[R]) -> Awaitable[Answer[R]]:
         """Ask the owner. Raises what the owner answers, `Overloaded` and `Stopping`."""

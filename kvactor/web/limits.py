@@ -1,4 +1,4 @@
-"""Bounds on what requests use together: time, memory, followers of the feed.
+"""Bounds on what requests use together: time, followers of the feed. (`core.memory`: memory.)
 
 The rule: each bound is an object of its own, and a request gives back in a `finally` what it took.
 """
@@ -8,12 +8,11 @@ import resource
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-import msgspec
+from kvactor.errors import TooManySubscribers
 
-from kvactor.errors import Overloaded, TooManySubscribers
-
-#: Bytes of a body or a response up to which it does not count against the budget.
-SMALL = 64 * 1024
+#: Bytes of a body or a response up to which it does not count in the account of memory: the number of
+#: connections bounds those.
+SMALL = 16 * 1024
 
 #: Bytes that a client has to take within `write_timeout`, unless it takes all; streams are written in
 #: chunks of this size.
@@ -47,65 +46,6 @@ class Deadlines:
         for wait in self._waits:
             if not wait.expired():
                 wait.reschedule(0)
-
-
-class InFlightBudget:
-    """Bytes of large bodies and responses that may be under way at a time.
-
-    A request that has any holds a `Lease` of its own, until its response is sent. Bodies and responses
-    of at most `SMALL` bytes need none: the number of connections bounds those.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._used = 0
-
-    @property
-    def used(self) -> int:
-        """Bytes that are held."""
-        return self._used
-
-    def share(self, maximum: int) -> int:
-        """Return how many bytes a page should have: `maximum`, or half of what is left. Never less than
-        `SMALL`, so that a client that pages through gets to the end.
-        """
-        return min(maximum, max((self._size - self._used) // 2, SMALL)) if self._used else maximum
-
-    def check(self, size: int, held: int) -> None:
-        """Raise `Overloaded` if fewer than `size` bytes are left, and other requests hold some: a
-        request that is alone is never refused. `held` is what this request holds.
-        """
-        if size > self._size - self._used and self._used > held:
-            raise Overloaded(
-                f"Requests and answers of {self._used} bytes are under way already. Try again later."
-            )
-
-    def move(self, size: int) -> None:
-        """Count bytes that a lease takes, or, negative, gives back."""
-        self._used += size
-
-
-class Lease(msgspec.Struct, gc=False, eq=False):
-    """Bytes of the budget that one request holds."""
-
-    budget: InFlightBudget
-    size: int = 0
-
-    def check(self, size: int) -> None:
-        """Raise `Overloaded` if so many more bytes are not left."""
-        self.budget.check(size, self.size)
-
-    def acquire(self, size: int, *, refuse: bool = True) -> None:
-        """Hold so many more bytes. With `refuse`, raises `Overloaded` if they are not left."""
-        if refuse:
-            self.budget.check(size, self.size)
-        self.size += size
-        self.budget.move(size)
-
-    def release(self) -> None:
-        """Give back all that is held."""
-        self.budget.move(-self.size)
-        self.size = 0
 
 
 class SubscriberLimit:

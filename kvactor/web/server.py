@@ -25,6 +25,7 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 from multidict import CIMultiDict
 
 from kvactor.actor import StoreActor
+from kvactor.core.memory import Client, MemoryAccount
 from kvactor.errors import TooManyConnections
 from kvactor.settings import Settings
 from kvactor.web.errors import error_response
@@ -34,6 +35,7 @@ from kvactor.web.limits import CHUNK_SIZE
 log = logging.getLogger(__name__)
 
 ACTOR = web.AppKey("actor", StoreActor)
+ACCOUNT = web.AppKey("account", MemoryAccount)
 
 #: Seconds between two checks of slow clients, unless they have even less.
 SWEEP = 1.0
@@ -96,22 +98,31 @@ class _Handler(web.RequestHandler):
 class _Connection(_Handler):
     """A connection with the time since when its client has not read."""
 
-    __slots__ = ("__weakref__", "_of", "left", "since")
+    __slots__ = ("__weakref__", "_address", "_of", "client", "left", "since")
 
     def __init__(self, of: "Connections", **limits: Any) -> None:
         super().__init__(of, loop=asyncio.get_running_loop(), **limits)
         self._of = of
+        self._address = ""
+        #: whose connection it is; None: it is not connected
+        self.client: Client | None = None
         self.left = 0
         self.since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        # The name is a host and a port, or "" for a socket without a name.
+        self._address = str((transport.get_extra_info("peername") or ("",))[0])
+        self.client = self._of.account.connected(self._address)
         # So writing pauses as soon as anything is left, and all that is left is watched, even when
         # the connection is closing and only waits for that. (uvloop's class is no `asyncio.Transport`.)
         cast(asyncio.Transport, transport).set_write_buffer_limits(0)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._of.ended(self)
+        if self.client is not None:
+            self.client = None
+            self._of.account.disconnected(self._address)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -124,19 +135,30 @@ class _Connection(_Handler):
         self._of.unwatch(self)
 
 
+def client_of(request: web.Request, account: MemoryAccount) -> Client:
+    """Return the client that has sent a request. All without a connection of ours are one."""
+    return getattr(request.protocol, "client", None) or account.nobody
+
+
 class Connections(web.Server):
     """Makes a protocol for each connection, in the place of aiohttp's server; `limits` are arguments of
     aiohttp's `RequestHandler`.
     """
 
     def __init__(
-        self, server: web.Server, actor: StoreActor, settings: Settings, **limits: Any
+        self,
+        server: web.Server,
+        actor: StoreActor,
+        account: MemoryAccount,
+        settings: Settings,
+        **limits: Any,
     ) -> None:
         super().__init__(
             server.request_handler, request_factory=server.request_factory, handler_cancellation=False
         )
         self._limits = limits
         self._actor = actor
+        self.account = account
         self._settings = settings
         self._refusing = web.Server(self._refuse)
         self._limits_of_refused = {
@@ -270,7 +292,8 @@ class _Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
-        return Connections(server, self.app[ACTOR], self._settings, **self._limits)
+        app = self.app
+        return Connections(server, app[ACTOR], app[ACCOUNT], self._settings, **self._limits)
 
 
 def create_runner(app: web.Application, settings: Settings) -> web.AppRunner:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import Answer, Message
 from kvactor.core.owner import Owner
 from kvactor.core.protocols import Done, Journal, ReadDone, Tree
@@ -148,13 +149,13 @@ class OwnerHarness:
     def send(self, message: Message[R]) -> RecordingReply[R]:
         """One drain with one message; the news stays where it is."""
         reply: RecordingReply[R] = RecordingReply()
-        self.owner.drain(self.now, [(message, reply)])
+        self.owner.drain(self.now, [(message, reply, UNCOUNTED)])
         return reply
 
     def settle(self) -> None:
         """Give the owner its news until there is none."""
         while self.news:
-            self.owner.drain(self.now, [(self.news.pop(0), None)])
+            self.owner.drain(self.now, [(self.news.pop(0), None, UNCOUNTED)])
 
     def ask(self, message: Message[R]) -> RecordingReply[R]:
         """Send, and settle."""
@@ -164,5 +165,5 @@ class OwnerHarness:
 
     def tell(self, message: Message[None]) -> None:
         """Give the owner news of the test's own, and settle."""
-        self.owner.drain(self.now, [(message, None)])
+        self.owner.drain(self.now, [(message, None, UNCOUNTED)])
         self.settle()

@@ -8,6 +8,7 @@ import pytest
 
 from kvactor.actor import StoreActor
 from kvactor.core import feed
+from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import Begin, Changes, Commit, Open, Stop
 from kvactor.core.operations import Delete
 from kvactor.core.protocols import StorageFailed
@@ -311,7 +312,8 @@ def test_the_writer_is_answered_before_the_readers() -> None:
     answered: list[str] = []
     reader: RecordingReply[Any] = RecordingReply(lambda: answered.append("reader"))
     writer: RecordingReply[Any] = RecordingReply(lambda: answered.append("writer"))
-    harness.owner.drain(harness.now, [(Changes(0, 9, wait=True), reader), (put(b"a"), writer)])
+    asked = [(Changes(0, 9, wait=True), reader, UNCOUNTED), (put(b"a"), writer, UNCOUNTED)]
+    harness.owner.drain(harness.now, asked)
     catch_up(harness, journal)
     assert answered == ["writer", "reader"]
 

@@ -7,6 +7,7 @@ import pytest
 
 from kvactor.core.idempotency import IdempotencyKey
 from kvactor.core.keyspace import Page
+from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import (
     AUTOCOMMIT,
     SHARED,
@@ -107,7 +108,8 @@ def test_two_writes_at_once_under_one_key_are_done_once_and_wait_for_the_same_fl
     replies: list[RecordingReply[Any]] = [RecordingReply(), RecordingReply(), RecordingReply()]
     one = batch(Increment(b"n", 1), idempotency_key=IDEMPOTENCY_KEY)
     other = batch(Increment(b"n", 2), idempotency_key=IdempotencyKey(IDEMPOTENCY_KEY.key, b"other"))
-    harness.owner.drain(harness.now, list(zip([one, one, other], replies, strict=True)))
+    asked = zip([one, one, other], replies, strict=True)
+    harness.owner.drain(harness.now, [(*each, UNCOUNTED) for each in asked])
     late = harness.ask(one)
     assert not any(reply.answered for reply in (*replies, late))
     journal.release()

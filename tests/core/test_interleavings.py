@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import (
     AUTOCOMMIT,
     Begin,
@@ -223,7 +224,8 @@ def run(programs: Sequence[Program], schedule: Sequence[int], *, disk: bool) -> 
         reply: RecordingReply[Any] = RecordingReply(note)
         replies[client].append(reply)
         harness.owner.drain(
-            harness.now, [(message(step, f"t{client}" if program.isolated else AUTOCOMMIT), reply)]
+            harness.now,
+            [(message(step, f"t{client}" if program.isolated else AUTOCOMMIT), reply, UNCOUNTED)],
         )
         harness.settle()
     time[0] += 1

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from kvactor.core.idempotency import IdempotencyKey
+from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import (
     AUTOCOMMIT,
     SHARED,
@@ -141,7 +142,7 @@ def test_only_one_of_two_conditional_writes_in_one_drain_is_done() -> None:
     harness, journal = held_with()
     replies: list[RecordingReply[Any]] = [RecordingReply(), RecordingReply()]
     writes = [put(b"a", value, precondition=ABSENT) for value in (b"first", b"second")]
-    harness.owner.drain(harness.now, list(zip(writes, replies, strict=True)))
+    harness.owner.drain(harness.now, [(*one, UNCOUNTED) for one in zip(writes, replies, strict=True)])
     harness.settle()
     assert not any(reply.answered for reply in replies)
     catch_up(harness, journal)

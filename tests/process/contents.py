@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from kvactor.actor import wall_clock
 from kvactor.core.keyspace import Page
+from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import Execute, Message, Status
 from kvactor.core.operations import Range
 from kvactor.core.owner import Owner
@@ -50,7 +51,7 @@ class Reader:
     def ask(self, message: Message[Any]) -> Any:
         """Return the result of a message."""
         reply = _Reply()
-        self._owner.drain(wall_clock(), [(message, reply)])
+        self._owner.drain(wall_clock(), [(message, reply, UNCOUNTED)])
         return reply.answer
 
     def scan(self) -> Iterator[tuple[str, Record]]:

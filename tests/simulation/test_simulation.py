@@ -73,9 +73,9 @@ def miss_conflicts(patch: pytest.MonkeyPatch) -> None:
 def handle_messages_twice(patch: pytest.MonkeyPatch) -> None:
     submit = StoreActor.submit
 
-    def twice(actor: StoreActor, message: Any, reply: Any) -> None:
-        submit(actor, message, reply)
-        actor._put((message, None))
+    def twice(actor: StoreActor, message: Any, reply: Any, lease: Any) -> None:
+        submit(actor, message, reply, lease)
+        actor._put((message, None, lease))
 
     patch.setattr(StoreActor, "submit", twice)
 

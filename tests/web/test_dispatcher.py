@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from kvactor.actor import StoreActor
+from kvactor.core.memory import Lease, MemoryAccount
 from kvactor.core.messages import Answer, Message, Status
 from kvactor.errors import ChecksFailed, KeyNotFound, KvactorError, Overloaded, PreconditionFailed
 from kvactor.settings import Settings
@@ -17,9 +18,9 @@ from kvactor.web.body_reader import BodyReader
 from kvactor.web.dispatcher import Dispatcher
 from kvactor.web.guard import RequestGuard
 from kvactor.web.http import Exchange, Request, Response
-from kvactor.web.limits import SMALL, Deadlines, InFlightBudget
+from kvactor.web.limits import SMALL, Deadlines
 from kvactor.web.routes import Body, Endpoint, Route
-from kvactor.web.server import ACTOR, create_runner
+from kvactor.web.server import ACCOUNT, ACTOR, create_runner
 from tests.web.conftest import message
 from tests.web.test_connections import Wire, until
 
@@ -58,18 +59,18 @@ class RecordingDispatcher(Dispatcher):
 
     steps: Recorder
 
-    def ask(self, request: Request, message: Message[Any]) -> Any:
+    def ask(self, request: Request, message: Message[Any], lease: Lease) -> Any:
         self.steps.turn("ask")
-        return super().ask(request, message)
+        return super().ask(request, message, lease)
 
 
 class Served:
     """One route, served without a network."""
 
-    def __init__(self, runner: web.AppRunner, actor: StoreActor, budget: InFlightBudget) -> None:
+    def __init__(self, runner: web.AppRunner, actor: StoreActor, account: MemoryAccount) -> None:
         self.runner = runner
         self.requests = actor.metrics.requests
-        self.budget = budget
+        self.account = account
 
     def wire(self, data: bytes, *, quick: bool = True) -> Wire:
         return Wire(self.runner, data, quick=quick)
@@ -78,7 +79,7 @@ class Served:
         """Return the status and the rest of the response."""
         wire = self.wire(data)
         await until(lambda: b"\r\n\r\n" in wire.taken)
-        await until(lambda: self.budget.used == 0)
+        await until(lambda: self.account.used == 0)
         return int(wire.taken[9:12]), wire.taken[12:]
 
 
@@ -94,16 +95,17 @@ def recorder() -> Recorder:
 def serve(started: StoreActor, settings: Settings, recorder: Recorder) -> Serve:
     @asynccontextmanager
     async def serve(route: Route) -> AsyncIterator[Served]:
-        deadlines, budget = Deadlines(), InFlightBudget(settings.max_in_flight_size)
+        deadlines, account = Deadlines(), MemoryAccount(settings.max_in_flight_size)
         bodies = BodyReader(settings, deadlines)
-        dispatcher = RecordingDispatcher(started, recorder, bodies, budget, deadlines)
+        dispatcher = RecordingDispatcher(started, recorder, bodies, account, deadlines)
         dispatcher.steps = recorder
         app = web.Application()
         app[ACTOR] = started
+        app[ACCOUNT] = account
         app.router.add_route("*", route.path, dispatcher.serve(route))
         runner = create_runner(app, settings)
         await runner.setup()
-        yield Served(runner, started, budget)
+        yield Served(runner, started, account)
         await runner.cleanup()
 
     return serve

@@ -13,6 +13,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 
 from kvactor import errors
 from kvactor.actor import StoreActor
+from kvactor.core.memory import UNCOUNTED, Lease
 from kvactor.core.messages import Answer, Message
 from kvactor.core.protocols import Done
 from kvactor.core.records import Revision
@@ -59,7 +60,7 @@ def test_codes_are_unique_and_in_snake_case() -> None:
 class Careless(StoreActor):
     """An actor in which every request meets a mistake."""
 
-    def ask(self, message: Message[R]) -> "asyncio.Future[Answer[R]]":
+    def ask(self, message: Message[R], lease: Lease = UNCOUNTED) -> "asyncio.Future[Answer[R]]":
         raise LookupError(f"a secret that {type(message).__name__} stumbled over")
 
 

@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from kvactor.actor import wall_clock
+from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import Execute, Message, Stop
 from kvactor.core.operations import Set
 from kvactor.core.owner import Owner
@@ -43,9 +44,9 @@ def preload(data_dir: Path, keys: int, settings: Settings = _DEFAULTS) -> None:
             batch = range(first, min(first + _DRAIN, keys))
             sets = [Set(key(i).encode(), value(i), "application/json") for i in batch]
             durable = owner.revision + len(sets)
-            owner.drain(wall_clock(), [(Execute(one), None) for one in sets])
+            owner.drain(wall_clock(), [(Execute(one), None, UNCOUNTED) for one in sets])
             while owner.revision < durable or owner.behind:
-                owner.drain(wall_clock(), [(news.get(), None)])
-        owner.drain(wall_clock(), [(Stop(), None)])
+                owner.drain(wall_clock(), [(news.get(), None, UNCOUNTED)])
+        owner.drain(wall_clock(), [(Stop(), None, UNCOUNTED)])
         while not owner.finished:
-            owner.drain(wall_clock(), [(news.get(), None)])
+            owner.drain(wall_clock(), [(news.get(), None, UNCOUNTED)])

@@ -17,7 +17,7 @@ from kvactor.core.records import Revision
 from kvactor.errors import InvalidRequest, KvactorError
 from kvactor.settings import Settings
 from kvactor.web.http import REVISION, Exchange, Response, Stream, json_response, query, revision_in
-from kvactor.web.limits import Deadlines, InFlightBudget, SubscriberLimit
+from kvactor.web.limits import SMALL, Deadlines, SubscriberLimit
 from kvactor.web.routes import LAST_EVENT_ID, ResponseSpec, Route
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ class ChangeRoutes:
         actor: StoreActor,
         settings: Settings,
         deadlines: Deadlines,
-        budget: InFlightBudget,
         subscribers: SubscriberLimit,
     ) -> None:
         self._actor = actor
@@ -45,7 +44,6 @@ class ChangeRoutes:
         self._encoded: dict[int, bytes] = {}
         self._encoded_size = 0
         self._deadlines = deadlines
-        self._budget = budget
         self._subscribers = subscribers
 
     def routes(self) -> list[Route]:
@@ -97,7 +95,7 @@ class ChangeRoutes:
     ) -> Response:
         found: list[Event] = []
         looked, revision = 0, self._actor.revision
-        room = self._budget.share(self._settings.max_body_size)
+        room = exchange.lease.share(self._settings.max_body_size, SMALL)
         while looked < asked.limit and room > 0:
             answer = await exchange.ask(Changes(since, asked.limit - looked))
             if not answer.result:

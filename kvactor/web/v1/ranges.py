@@ -26,7 +26,7 @@ from kvactor.web.http import (
     query_pairs,
     transaction,
 )
-from kvactor.web.limits import InFlightBudget
+from kvactor.web.limits import SMALL
 from kvactor.web.routes import (
     IDEMPOTENCY_KEY,
     LINK,
@@ -47,9 +47,8 @@ SLICE = 200
 class RangeRoutes:
     """Handlers that read a range in several messages."""
 
-    def __init__(self, settings: Settings, budget: InFlightBudget) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._budget = budget
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -93,7 +92,7 @@ class RangeRoutes:
             else:
                 start = max(start, last + b"\0")
         found: list[tuple[bytes, bytes]] = []
-        room, more = self._budget.share(self._settings.max_body_size), True
+        room, more = exchange.lease.share(self._settings.max_body_size, SMALL), True
         first: Answer[Page] | None = None
         where = transaction(request, AUTOCOMMIT)
         async for part in self._parts(

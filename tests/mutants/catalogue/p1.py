@@ -44,7 +44,9 @@ MUTANTS: Final = (
                 "kvactor/actor.py",
                 "StoreActor._tick",
                 find="self._post(Tick(self._free_space()))",
-                replace="self._owner.drain(self._clock(), [(Tick(self._free_space()), None)])",
+                replace=(
+                    "self._owner.drain(self._clock(), [(Tick(self._free_space()), None, UNCOUNTED)])"
+                ),
             ),
         ),
         killed_by=(

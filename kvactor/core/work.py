@@ -1,0 +1,51 @@
+"""The account of work: what one message makes the owner walk.
+
+The rule: overlays, store and tree charge each step before they take it. So the owner's time for a
+message is bounded by what it walks, not by what it finds: tombstones, expired keys and values that
+nobody asks for count.
+
+One unit is about one microsecond of the owner's time. The table below has what costs how many.
+"""
+
+from typing import Final
+
+import msgspec
+
+from kvactor.errors import RequestTooExpensive
+
+#: One key is looked up, through all overlays down to the tree.
+LOOKUP: Final = 2
+#: A range is opened, in all overlays and in the tree.
+RANGE: Final = 10
+#: One entry is stepped over in a range, in one overlay or in the tree.
+STEP: Final = 1
+#: One entry is written: into an overlay, and later through the store's overlays into the memtable.
+WRITE: Final = 3
+#: A range is noted in a read set and in the index of read sets, or is taken out of them.
+READ_RANGE: Final = 20
+#: One transaction conflicts.
+CONFLICT: Final = 5
+#: Bytes of a value that are read and checksummed for one unit.
+BYTES: Final = 1024
+
+#: More than any message walks: of the owner's own messages.
+UNLIMITED: Final = 1 << 62
+
+
+class Work(msgspec.Struct, gc=False):
+    """The units of work that a message has walked, and may walk."""
+
+    limit: int = UNLIMITED
+    spent: int = 0
+
+    def charge(self, units: int) -> None:
+        """Count units that are about to be walked. Raises `RequestTooExpensive` beyond the limit."""
+        self.spent += units
+        if self.spent > self.limit:
+            raise RequestTooExpensive(
+                f"The request walks more than {self.limit} units of work (max_request_work): keys that "
+                "it looks up or steps over, deleted and expired ones too, bytes that it reads, entries "
+                "that it writes. Nothing was done. Ask for less at once: fewer operations, or a "
+                "smaller range.",
+                details={"limit": self.limit},
+            )

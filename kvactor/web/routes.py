@@ -126,7 +126,7 @@ _Tags = Annotated[str, Meta(examples=['"7"', "*"])]
 TRANSACTION = Header(
     str(http.TRANSACTION),
     "The isolated transaction that the request belongs to.",
-    errors=(*TRANSACTION_ERRORS, errors.TransactionTooLarge),
+    errors=(*TRANSACTION_ERRORS, errors.TransactionTooLarge, errors.RequestTooExpensive),
 )
 IDEMPOTENCY_KEY = Header(
     str(http.IDEMPOTENCY_KEY),

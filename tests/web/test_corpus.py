@@ -24,6 +24,7 @@ UNHEARD = {
     "outcome_unknown",
     "overloaded",
     "record_damaged",
+    "request_too_expensive",
     "stopping",
     "writes_stalled",
 }

@@ -229,7 +229,7 @@ async def test_a_large_response_is_sent_once_and_its_connection_kept(
         assert first.count(b".") >= LARGE if method == "GET" else first.endswith(b"\r\n\r\n")
         assert b"Content-Length: %d\r\n" % LARGE in first
         assert not wire.is_closing()
-        assert served.budget.used == 0
+        assert served.account.used == 0
 
 
 async def test_a_lease_is_held_until_the_response_is_taken(serve: Serve, recorder: Recorder) -> None:
@@ -237,18 +237,18 @@ async def test_a_lease_is_held_until_the_response_is_taken(serve: Serve, recorde
     async with serve(route(recorder)) as served:
         wire = served.wire(GET, quick=False)
         await until(lambda: wire.size > LARGE)
-        assert served.budget.used == LARGE
+        assert served.account.used == LARGE
         wire.take()
-        await until(lambda: served.budget.used == 0)
+        await until(lambda: served.account.used == 0)
 
 
 async def test_a_lease_ends_when_the_connection_is_lost(serve: Serve, recorder: Recorder) -> None:
     recorder.body = b"." * LARGE
     async with serve(route(recorder)) as served:
         wire = served.wire(GET, quick=False)
-        await until(lambda: served.budget.used == LARGE)
+        await until(lambda: served.account.used == LARGE)
         wire.abort()
-        await until(lambda: served.budget.used == 0)
+        await until(lambda: served.account.used == 0)
 
 
 async def test_a_lease_ends_when_the_connection_is_lost_before_the_response(
@@ -271,7 +271,7 @@ async def test_a_lease_ends_when_the_connection_is_lost_before_the_response(
         await asyncio.sleep(0)
         go_on.set()
         await until(lambda: ("GET", "/route", 200) in served.requests)
-        await until(lambda: served.budget.used == 0)
+        await until(lambda: served.account.used == 0)
     assert wire.taken == b""
     assert not [one for one in caplog.records if one.name.startswith(("aiohttp", "kvactor.web"))]
 
@@ -282,18 +282,18 @@ async def test_a_lease_ends_when_the_request_fails(serve: Serve, recorder: Recor
     async with serve(route(recorder, method="POST", body=True)) as served:
         wire = served.wire(message("POST", "/route", body), quick=False)
         await until(lambda: wire.size > 0)
-        assert served.budget.used == LARGE
+        assert served.account.used == LARGE
         wire.take()
-        await until(lambda: served.budget.used == 0)
+        await until(lambda: served.account.used == 0)
 
 
 async def test_a_lease_ends_when_the_body_breaks_off(serve: Serve, recorder: Recorder) -> None:
     sent = message("POST", "/route", b"." * 2 * LARGE)[:-LARGE]
     async with serve(route(recorder, method="POST", body=True)) as served:
         wire = served.wire(sent)
-        await until(lambda: served.budget.used > 0)
+        await until(lambda: served.account.used > 0)
         wire.abort()
-        await until(lambda: served.budget.used == 0)
+        await until(lambda: served.account.used == 0)
     assert recorder.steps == ["guard"]
 
 
@@ -302,8 +302,8 @@ async def test_a_lease_ends_when_a_stop_cancels_the_request(serve: Serve, record
     recorder.body = b"." * LARGE
     async with serve(route(recorder)) as served:
         served.wire(GET, quick=False)
-        await until(lambda: served.budget.used == LARGE)
-    await until(lambda: served.budget.used == 0)
+        await until(lambda: served.account.used == LARGE)
+    await until(lambda: served.account.used == 0)
 
 
 @pytest.mark.parametrize("settings", [Settings(max_in_flight_size=LARGE)])
@@ -314,12 +314,12 @@ async def test_a_large_response_over_the_budget_is_refused_to_a_read_alone(
     recorder.body = b"." * LARGE
     async with serve(route(recorder, method=method)) as served:
         first = served.wire(GET, quick=False)
-        await until(lambda: served.budget.used == LARGE)
+        await until(lambda: served.account.used == LARGE)
         second = served.wire(GET)
         await until(lambda: b"\r\n\r\n" in second.taken)
         assert int(second.taken[9:12]) == status
         first.take()
-        await until(lambda: served.budget.used == 0)
+        await until(lambda: served.account.used == 0)
 
 
 @pytest.mark.parametrize("settings", [Settings(max_in_flight_size=LARGE)])
@@ -329,10 +329,10 @@ async def test_a_request_that_may_have_a_large_response_is_refused_before_it_is_
     recorder.body = b"." * LARGE
     async with serve(route(recorder, method="POST", large=True)) as served:
         first = served.wire(POST, quick=False)
-        await until(lambda: served.budget.used == LARGE)
+        await until(lambda: served.account.used == LARGE)
         recorder.steps.clear()
         second = served.wire(POST)
         await until(lambda: second.taken.startswith(b"HTTP/1.1 503"))
         assert recorder.steps == ["guard", "parse 0"]
         first.take()
-        await until(lambda: served.budget.used == 0)
+        await until(lambda: served.account.used == 0)

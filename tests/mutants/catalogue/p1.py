@@ -15,7 +15,7 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/web/dispatcher.py",
                 "Dispatcher.ask",
-                find="return self._actor.ask(message)",
+                find="return self._actor.ask(message, lease)",
                 replace="""
                     from kvactor.core.messages import AUTOCOMMIT, Execute
                     from kvactor.core.operations import Get
@@ -29,7 +29,7 @@ MUTANTS: Final = (
                         future = asyncio.get_running_loop().create_future()
                         future.set_result(Answer(owner.revision, record, owner._now))
                         return future
-                    return self._actor.ask(message)
+                    return self._actor.ask(message, lease)
 """,
             ),
         ),
@@ -77,8 +77,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/actor.py",
                 "StoreActor._post",
-                find="self._loop.call_soon_threadsafe(self._put, (message, None))",
-                replace="self._put((message, None))",
+                find="self._loop.call_soon_threadsafe(self._put, (message, None, UNCOUNTED))",
+                replace="self._put((message, None, UNCOUNTED))",
             ),
         ),
         killed_by=("tests/test_ownership.py",),

@@ -54,11 +54,11 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/owner.py",
                 "Owner._handle_all",
-                find="self._handle(message, reply)",
+                find="self._handle(message, reply, lease)",
                 replace="""
                     if reply is not None and reply.done():
                         continue
-                    self._handle(message, reply)
+                    self._handle(message, reply, lease)
                 """,
             ),
         ),

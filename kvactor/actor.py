@@ -85,7 +85,7 @@ class StoreActor:
     @property
     def waiting(self) -> int:
         """How many requests wait: in the mailbox, or for a flush."""
-        return len(self._mailbox) + len(self._owner.held)
+        return len(self._mailbox) + len(self._owner.held) + self._owner.backlog
 
     # -- asking --
 
@@ -184,7 +184,7 @@ class StoreActor:
                 metrics.mailbox_wait.observe(metrics.clock() - self._woken_at)
                 owner.drain(self._clock(), self._draining)
                 self.revision = owner.revision
-                self._room = mailbox_size - len(owner.held)
+                self._room = mailbox_size - len(owner.held) - owner.backlog
                 if owner.behind:
                     _yield_to_fold()
         except Exception as error:

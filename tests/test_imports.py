@@ -18,6 +18,7 @@ FLOORS = (
     ("kvactor.actor",),
     ("kvactor.metrics", "kvactor.storage"),
     ("kvactor.core.owner",),
+    ("kvactor.core.turns",),
     ("kvactor.core.executor", "kvactor.core.feed"),
     ("kvactor.core.transaction_manager", "kvactor.core.replies"),
     ("kvactor.core.messages",),

@@ -1,19 +1,37 @@
 """Executes requests on keys: one operation, or a batch of them.
 
 The rule: a batch is done whole or not at all. It runs on a savepoint: a level of its own on its
-transaction, or, outside of one, a transaction of its own.
+transaction, or, outside of one, a transaction of its own. It takes as many steps as it needs.
 """
 
+from collections.abc import Generator
 from typing import TypeVar
 
 from kvactor.core import idempotency
 from kvactor.core.keyspace import Context, Keyspace, Page
-from kvactor.core.messages import Batch, BatchResponse, Check, Execute, Presence, TransactionRef
-from kvactor.core.operations import Result
+from kvactor.core.memory import SMALL
+from kvactor.core.messages import (
+    AUTOCOMMIT,
+    Batch,
+    BatchResponse,
+    Check,
+    Execute,
+    Presence,
+    is_long,
+)
+from kvactor.core.operations import Range, Result
 from kvactor.core.records import MISSING, revision_of
 from kvactor.core.transaction import Kind, Transaction
 from kvactor.core.transaction_manager import TransactionManager
-from kvactor.errors import AnswerTooLarge, BatchTooLarge, ChecksFailed, KvactorError
+from kvactor.core.work import STEP_SIZE, UNLIMITED, Steps
+from kvactor.errors import (
+    AnswerTooLarge,
+    BatchTooLarge,
+    ChecksFailed,
+    KvactorError,
+    TransactionConflict,
+    TransactionTooLarge,
+)
 from kvactor.settings import Settings
 
 R = TypeVar("R")
@@ -34,32 +52,60 @@ class Executor:
 
     def execute(self, context: Context, message: Execute[R]) -> R:
         """See `Execute`."""
-        context.max_result_size = self._page_size
+        if isinstance(message.operation, Range):
+            context.max_result_size = context.lease.share(self._page_size, SMALL)
         transaction = self._transactions.use(context, message.transaction)
-        return message.operation.run(self._keys, context, transaction)
+        result = message.operation.run(self._keys, context, transaction)
+        if isinstance(result, bytes | Page):
+            _hold(context, result)
+        return result
 
-    def batch(self, context: Context, message: Batch) -> BatchResponse:
-        """See `Batch`."""
+    def batch(self, context: Context, message: Batch) -> Steps[BatchResponse]:
+        """See `Batch`.
+
+        A long batch takes several steps. Outside of a transaction it runs as an isolated one, because
+        others may write between its steps; after a conflict, or if its read set is too large, it runs
+        again, alone.
+        """
         if len(message.checks) + len(message.operations) > self._settings.max_batch_size:
             raise BatchTooLarge(
                 f"A batch has at most {self._settings.max_batch_size} checks and operations."
             )
         context.max_result_size = self._settings.max_body_size
+        if not is_long(message):
+            context.step_end = UNLIMITED
+            return (yield from self._attempt(context, message, Kind.AUTOCOMMIT))
+        try:
+            return (yield from self._attempt(context, message, Kind.ISOLATED))
+        except (TransactionConflict, TransactionTooLarge):
+            if message.transaction is not AUTOCOMMIT:
+                raise
+        self._keys.be_alone(context)
+        context.spent, context.step_end = 0, STEP_SIZE
+        context.lease.release()
+        return (yield from self._attempt(context, message, Kind.AUTOCOMMIT))
+
+    def _attempt(self, context: Context, message: Batch, kind: Kind) -> Steps[BatchResponse]:
         key = message.idempotency_key
-        with _Savepoint(self._keys, self._transactions, context, message.transaction) as savepoint:
-            transaction = savepoint.transaction
+        with self._transactions.savepoint(context, message.transaction, kind) as transaction:
             if key is not None and (kept := idempotency.find(self._keys, context, transaction, key)):
                 return BatchResponse(*kept)
-            self._check(context, transaction, message.checks)
-            results = self._run(context, transaction, message)
+            yield from self._check(context, transaction, message.checks)
+            results = yield from self._run(context, transaction, message)
             if key is not None:
                 idempotency.keep(self._keys, context, transaction, key, results)
-        return BatchResponse(savepoint.revision, results)
+            revision = yield from self._keys.commit(context, transaction)
+        return BatchResponse(revision, results)
 
-    def _check(self, context: Context, transaction: Transaction, checks: tuple[Check, ...]) -> None:
-        failed = [
-            index for index, one in enumerate(checks) if not self._holds(context, transaction, one)
-        ]
+    def _check(
+        self, context: Context, transaction: Transaction, checks: tuple[Check, ...]
+    ) -> Steps[None]:
+        failed: list[int] = []
+        for index, one in enumerate(checks):
+            if context.spent >= context.step_end:
+                yield from self._transactions.pause(context, transaction)
+            if not self._holds(context, transaction, one):
+                failed.append(index)
         if failed:
             raise ChecksFailed(
                 "Not all of the batch's checks hold, so nothing was done.", details={"failed": failed}
@@ -72,54 +118,46 @@ class Executor:
             return (record is MISSING) is (check.precondition is Presence.ABSENT)
         return record is not MISSING and revision_of(record) in check.precondition
 
-    def _run(self, context: Context, transaction: Transaction, message: Batch) -> list[Result]:
+    def _run(self, context: Context, transaction: Transaction, message: Batch) -> Steps[list[Result]]:
         results: list[Result] = []
         room = self._settings.max_body_size
         for index, operation in enumerate(message.operations):
+            if context.spent >= context.step_end:
+                yield from self._transactions.pause(context, transaction)
             try:
-                result: Result = operation.run(self._keys, context, transaction)
+                result: Result | Steps[Result] = operation.run(self._keys, context, transaction)
+                if isinstance(result, Generator):
+                    result = yield from self._in_steps(context, transaction, result)
                 room -= _size(result)
                 if room < 0:
                     raise AnswerTooLarge(
                         f"The batch's results have more than {self._settings.max_body_size} bytes. "
                         "Read less at once."
                     )
+                _hold(context, result)
             except KvactorError as error:
                 error.details = {**error.details, "operation": index}
                 raise
             results.append(result)
         return results
 
+    def _in_steps(
+        self, context: Context, transaction: Transaction, steps: Steps[Result]
+    ) -> Steps[Result]:
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            yield from self._transactions.pause(context, transaction)
 
-class _Savepoint:
-    """A level of its own for one request: committed if that succeeds, else rolled back."""
 
-    def __init__(
-        self,
-        keys: Keyspace,
-        transactions: TransactionManager,
-        context: Context,
-        ref: TransactionRef,
-    ) -> None:
-        self._keys = keys
-        self._context = context
-        #: the revision that its commit has made; 0: none
-        self.revision = 0
-        transaction = transactions.use(context, ref)
-        if transaction is None:
-            transaction = Transaction(Kind.AUTOCOMMIT, context.now)
-        else:
-            transaction.begin()
-        self.transaction = transaction
-
-    def __enter__(self) -> "_Savepoint":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.revision = self._keys.commit(self._context, self.transaction)
-        else:
-            self.transaction.rollback()
+def _hold(context: Context, result: Result) -> None:
+    """Count a result in the account of memory."""
+    size = _size(result)
+    if size > SMALL:
+        context.lease.acquire(size)
 
 
 def _size(result: Result) -> int:

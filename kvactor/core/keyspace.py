@@ -6,17 +6,18 @@ key that it has looked up in the store (P6). Its size is bounded (P8).
 """
 
 from collections.abc import Collection, Iterable
+from itertools import islice
 
 import msgspec
 
 from kvactor.core import records
 from kvactor.core.conflicts import ConflictIndex
 from kvactor.core.memory import Lease
-from kvactor.core.overlay import merge_ranges
-from kvactor.core.records import HIDDEN, MISSING, TOMBSTONE, Entry, Missing
-from kvactor.core.store import Store
+from kvactor.core.overlay import Overlay, merge_ranges
+from kvactor.core.records import HIDDEN, MISSING, NEVER, TOMBSTONE, Entry, Missing
+from kvactor.core.store import Change, Staging, Store
 from kvactor.core.transaction import Kind, Transaction
-from kvactor.core.work import Work
+from kvactor.core.work import UNLIMITED, WRITE, Steps, Work
 from kvactor.errors import (
     InvalidKey,
     RecordDamaged,
@@ -30,7 +31,8 @@ from kvactor.settings import Settings
 #: While a memtable is being folded, writes stall once this many times `memtable_size` wait behind it.
 MAX_MEMTABLES = 4
 
-Change = tuple[bytes, bytes | None]
+#: Entries that are staged in one step, at most.
+STAGED_PER_STEP = 1000
 
 
 class Context(Work, kw_only=True, gc=False):
@@ -38,13 +40,14 @@ class Context(Work, kw_only=True, gc=False):
 
     `now` is its time, in milliseconds since the epoch: expiry is judged at it. `depends_on` is the
     newest revision that its answer depends on; 0: none. `max_result_size` bounds the result of one
-    range, in bytes. `lease` holds what its result takes.
+    range, in bytes. `lease` holds what its result takes. `alone`: see `Keyspace.be_alone`.
     """
 
     now: int
     lease: Lease
     depends_on: int = 0
     max_result_size: int = 0
+    alone: bool = False
 
     def depend_on(self, revision: int) -> None:
         """Note that the answer depends on `revision`."""
@@ -202,13 +205,51 @@ class Keyspace:
         record = changed[0][1] if changed else None
         return record is not None and records.created_of(record) == self._store.head
 
-    def commit(self, context: Context, transaction: Transaction) -> int:
+    def commit(self, context: Context, transaction: Transaction) -> Steps[int]:
         """Commit the topmost level of a transaction; return the revision that it made, 0 if none."""
         changes = transaction.commit()
         # Its own writes are no conflict for it. Only the outermost level is staged.
         if changes is not None:
             self._conflicts.forget(transaction)
-        return self._store.head if changes and self.stage(context, changes.items()) else 0
+        if not changes:
+            return 0
+        if len(changes) <= STAGED_PER_STEP:
+            return self._store.head if self.stage(context, changes.items()) else 0
+        return (yield from self._stage_in_steps(context, changes))
+
+    def be_alone(self, context: Context) -> None:
+        """From now on nobody else stages, or looks at what is staged, until the message is done. Time
+        stands still for it, and what is durable is seen as of now.
+        """
+        context.alone = True
+        self._store.hold_time(context.now)
+
+    def end_alone(self) -> None:
+        """See `be_alone`."""
+        self._store.hold_time(NEVER)
+
+    def _stage_in_steps(self, context: Context, changes: Overlay) -> Steps[int]:
+        if not context.alone:
+            self.be_alone(context)
+        store, staging, changed = self._store, Staging(), list[Change]()
+        context.limit = UNLIMITED
+        items = iter(changes.items())
+        # In order, piece by piece: the memtable sorts that faster.
+        while piece := sorted(islice(items, STAGED_PER_STEP)):
+            really = store.put(piece, context.now, staging)
+            changed += really
+            if self._conflicts:
+                self._invalidate_readers((key for key, _ in really), store.head + 1)
+            context.spent += WRITE * len(piece)
+            if context.spent >= context.step_end:
+                yield
+        store.add(staging, changed, context.now)
+        if not changed:
+            for key in changes:
+                context.depend_on(store.depends_on(key))
+            return 0
+        context.depends_on = store.head
+        return store.head
 
     def stage(self, context: Context, changes: Collection[tuple[bytes, Entry]]) -> list[Change]:
         """Stage changes as one revision, and return those that have an effect.

@@ -10,6 +10,10 @@ import msgspec
 
 from kvactor.errors import Overloaded
 
+#: Bytes of a request's body or result up to which it does not count: the number of connections bounds
+#: those.
+SMALL: Final = 16 * 1024
+
 
 class Client:
     """A client of the server: its connections, and what its leases hold together, in bytes."""

@@ -11,7 +11,14 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from kvactor.core.idempotency import IdempotencyKey
-from kvactor.core.operations import Operation, PlainOperation, Result
+from kvactor.core.operations import (
+    DeleteRange,
+    Get,
+    Operation,
+    PlainOperation,
+    Range,
+    Result,
+)
 from kvactor.core.records import NEVER, Revision
 
 R = TypeVar("R")
@@ -91,6 +98,31 @@ class Batch(Message[BatchResponse], frozen=True):
     checks: tuple[Check, ...] = ()
     transaction: TransactionRef = AUTOCOMMIT
     idempotency_key: IdempotencyKey | None = None
+
+
+#: Checks and operations of a batch that is done in one step.
+SHORT_BATCH: Final = 16
+
+
+def is_long(message: Message[Any]) -> bool:
+    """May the message take the owner long? It walks a range, or has many operations, or commits."""
+    if isinstance(message, Execute):
+        return isinstance(message.operation, Range)
+    if isinstance(message, Batch):
+        return len(message.operations) + len(message.checks) > SHORT_BATCH or any(
+            isinstance(one, Range | DeleteRange) for one in message.operations
+        )
+    return isinstance(message, Commit)
+
+
+def reads_staged(message: Message[Any]) -> bool:
+    """Does the message look at revisions that are not durable, or make one?
+
+    `SHARED` counts: the transaction may be open.
+    """
+    if isinstance(message, Execute) and message.transaction is AUTOCOMMIT:
+        return not isinstance(message.operation, Get | Range)
+    return isinstance(message, Execute | Batch | Commit | Sweep)
 
 
 # -- transactions --
@@ -210,6 +242,10 @@ class HistoryRead(Message[None], frozen=True):
     since: int
     revisions: list[Revision]
     error: BaseException | None = None
+
+
+class Continue(Message[None], frozen=True):
+    """More messages have come than one drain takes: go on with them."""
 
 
 class Sweep(Message[None], frozen=True):

@@ -13,6 +13,7 @@ from kvactor.core import records
 from kvactor.core.keyspace import Context, Keyspace, Page
 from kvactor.core.records import MISSING, NEVER, TOMBSTONE
 from kvactor.core.transaction import Transaction
+from kvactor.core.work import Steps
 from kvactor.errors import InvalidRequest, KeyNotFound, NotAnInteger, RangeTooLarge
 
 R = TypeVar("R")
@@ -27,8 +28,8 @@ _integer = msgspec.json.Decoder(int)
 class Operation(msgspec.Struct, Generic[R], frozen=True, gc=False):
     """An operation whose result is an `R`. It runs within a transaction: it may write in steps."""
 
-    def run(self, keys: Keyspace, context: Context, transaction: Transaction) -> R:
-        """Do it."""
+    def run(self, keys: Keyspace, context: Context, transaction: Transaction) -> R | Steps[R]:
+        """Do it, at once or in steps."""
         raise NotImplementedError
 
 
@@ -161,23 +162,33 @@ class DeleteRange(Operation[int], frozen=True):
     start: bytes
     end: bytes | None
 
-    def run(self, keys: Keyspace, context: Context, transaction: Transaction) -> int:
+    def run(self, keys: Keyspace, context: Context, transaction: Transaction) -> Steps[int]:
         """Raises `RangeTooLarge` beyond `max_batch_size` keys, `RecordDamaged`, and as every write."""
-        limit = keys.settings.max_batch_size
-        # Records without their values, at most `limit` of them.
-        page = keys.scan(
-            context, transaction, self.start, self.end, limit, room=_UNBOUNDED, values=False
-        )
-        if page.more:
-            raise RangeTooLarge(
-                f"The range has more keys than the {limit} that one revision may delete. Delete "
-                "parts of it.",
-                details={"limit": limit},
-            )
-        for key, _ in page.items:
-            keys.write(context, transaction, key, TOMBSTONE)
-        return len(page.items)
+        start, deleted, limit = self.start, 0, keys.settings.max_batch_size
+        more = True
+        while more:
+            # Records without their values, at most `limit` of them in all.
+            most = min(DELETED_PER_STEP, limit - deleted)
+            page = keys.scan(context, transaction, start, self.end, most, room=_UNBOUNDED, values=False)
+            deleted += len(page.items)
+            more = page.more
+            if more and deleted == limit:
+                raise RangeTooLarge(
+                    f"The range has more keys than the {limit} that one revision may delete. Delete "
+                    "parts of it.",
+                    details={"limit": limit},
+                )
+            for key, _ in page.items:
+                keys.write(context, transaction, key, TOMBSTONE)
+            if more:
+                start = page.items[-1][0] + b"\0"
+                if context.spent >= context.step_end:
+                    yield
+        return deleted
 
+
+#: Keys of a range that are deleted in one step, at most.
+DELETED_PER_STEP = 500
 
 #: More bytes than any page has.
 _UNBOUNDED = 1 << 63

@@ -41,8 +41,11 @@ class Overlay(dict[bytes, Entry]):
 
     def merge(self, above: "Overlay") -> None:
         """Take over all entries of the overlay above this one."""
-        for key, entry in above.items():
-            self.put(key, entry)
+        for key in self.keys() & above.keys():
+            entry = self[key]
+            self.size -= ENTRY_OVERHEAD + len(key) + (0 if entry is TOMBSTONE else len(entry))
+        self.update(above)
+        self.size += above.size
 
     def range(self, start: bytes, end: bytes | None, reverse: bool) -> Items:
         """Yield the entries from `start` up to but not including `end` in key order, tombstones too."""

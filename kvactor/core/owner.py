@@ -10,9 +10,12 @@ own, a read the staged one that it has seen. The answer, a value or an error, is
 that revision is durable.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
+from types import GeneratorType
 from typing import Any
+
+import msgspec
 
 from kvactor.core.conflicts import ConflictIndex
 from kvactor.core.executor import Executor
@@ -20,11 +23,13 @@ from kvactor.core.feed import Feed, Waiting
 from kvactor.core.keyspace import Context, Keyspace
 from kvactor.core.memory import Lease
 from kvactor.core.messages import (
+    AUTOCOMMIT,
     Answer,
     Batch,
     Begin,
     Changes,
     Commit,
+    Continue,
     Drop,
     Execute,
     Flushed,
@@ -39,6 +44,8 @@ from kvactor.core.messages import (
     Stop,
     Sweep,
     Tick,
+    is_long,
+    reads_staged,
 )
 from kvactor.core.protocols import Journal, StorageFailed, Tree
 from kvactor.core.records import TOMBSTONE, Revision
@@ -46,7 +53,8 @@ from kvactor.core.replies import HeldReplies, ReplyTo, deliver
 from kvactor.core.store import Store
 from kvactor.core.transaction import Transaction
 from kvactor.core.transaction_manager import TransactionManager
-from kvactor.core.work import UNLIMITED
+from kvactor.core.turns import FlowKey, Turns
+from kvactor.core.work import STEP_SIZE, UNLIMITED, Steps
 from kvactor.errors import DataDamaged, KvactorError
 from kvactor.settings import Settings
 
@@ -66,8 +74,27 @@ class Deferred(Enum):
     READ_JOURNAL = "read journal"
 
 
+#: Units of work of one drain, about: then the actor looks for new messages, and continues.
+DRAIN_SIZE = 5000
+
 #: A message, where its answer goes (None for the owner's own messages), and what the answer holds.
 Envelope = tuple[Message[Any], ReplyTo | None, Lease]
+
+
+class _Running(msgspec.Struct, gc=False):
+    """A message that takes several steps, and is under way."""
+
+    envelope: Envelope
+    context: Context
+    steps: Steps[Any]
+
+    @property
+    def message(self) -> Message[Any]:
+        return self.envelope[0]
+
+
+def _flow(envelope: Envelope) -> FlowKey:
+    return envelope[2].client, is_long(envelope[0])
 
 
 class Owner:
@@ -93,6 +120,15 @@ class Owner:
         self._stopping = False
         #: whether a sweep goes on with its next message
         self._sweeping = False
+        #: messages that wait for their turn
+        self._turns = Turns[Envelope]()
+        self._running: _Running | None = None
+        #: messages that wait for the one that is under way
+        self._behind: list[Envelope] = []
+        #: units of work of this drain
+        self._spent = 0
+        #: whether a `Continue` is on its way
+        self._continuing = False
         self._store = Store(tree)
         self._store.recover(journal.replay(tree.applied))
         conflicts = ConflictIndex[Transaction]()
@@ -117,6 +153,7 @@ class Owner:
             HistoryRead: self._history_read,
             Tick: self._tick,
             Sweep: self._sweep,
+            Continue: self._continue,
             Stop: self._stop,
         }
 
@@ -130,7 +167,7 @@ class Owner:
     @property
     def finished(self) -> bool:
         """Has it been told to stop, and is everything answered, flushed and folded?"""
-        if not self._stopping:
+        if not self._stopping or self.backlog:
             return False
         store = self._store
         return not (store.pending or store.folding or store.memtable or self._feed.reading)
@@ -147,8 +184,12 @@ class Owner:
     def fail(self, error: KvactorError) -> None:
         """Answer every waiting request with `error`, after a drain has raised."""
         self.held.fail(error)
-        for _, reply, _ in self._feed.abandoned():
-            deliver(reply, error)
+        waiting = [*self._turns.take_all(), *self._behind, *self._feed.abandoned()]
+        if self._running is not None:
+            waiting.append(self._running.envelope)
+        for _, reply, _ in waiting:
+            if reply is not None:
+                deliver(reply, error)
 
     # -- drains --
 
@@ -160,29 +201,107 @@ class Owner:
         the process (P10).
         """
         self._now = max(now, self._now)
-        self._handle_all(envelopes)
+        self._spent = 0
+        if self._running is not None:
+            self._step(self._running)
+        for envelope in envelopes:
+            self._take(envelope)
+        while self._turns and self._spent < DRAIN_SIZE:
+            self._handle(self._turns.next())
+        self._write()
+        if self.backlog and not self._continuing:
+            self._continuing = True
+            self._post(Continue())
+
+    def _write(self) -> None:
         store = self._store
         if store.staging and not store.flushing:
             self._flush()
         limit, memtable = self._settings.memtable_size, store.memtable
         full = memtable.size >= limit or memtable.grown >= limit * MAX_REWRITES
-        if memtable and not store.folding and (full or self._stopping):
+        ending = self._stopping and not self.backlog
+        if memtable and not store.folding and (full or ending):
             self._fold()
 
-    def _handle_all(self, envelopes: Iterable[Envelope]) -> None:
-        for message, reply, lease in envelopes:
-            self._handle(message, reply, lease)
+    # -- turns --
 
-    def _handle(self, message: Message[Any], reply: ReplyTo | None, lease: Lease) -> None:
+    @property
+    def backlog(self) -> int:
+        """How many messages wait for their turn, or are under way."""
+        return len(self._turns) + len(self._behind) + (self._running is not None)
+
+    def _take(self, envelope: Envelope) -> None:
+        """Handle a message now if there is time for it, or else let it wait for its turn."""
+        if envelope[1] is None or (self._spent < DRAIN_SIZE and not self._turns):
+            self._handle(envelope)
+        else:
+            self._turns.add(_flow(envelope), envelope)
+
+    def _must_wait(self, message: Message[Any]) -> bool:
+        """Does a message wait for the one that is under way?"""
+        running = self._running
+        if running is None:
+            return False
+        if running.context.alone and reads_staged(message):
+            return True
+        ref = getattr(message, "transaction", AUTOCOMMIT)
+        return ref is not AUTOCOMMIT and ref == getattr(running.message, "transaction", AUTOCOMMIT)
+
+    def _handle(self, envelope: Envelope) -> None:
+        message, reply, lease = envelope
+        if self._must_wait(message):
+            self._behind.append(envelope)
+            return
         limit = UNLIMITED if reply is None else self._settings.max_request_work
         context = Context(limit, now=self._now, lease=lease)
         try:
             result = self._handlers[type(message)](context, message)
         except KvactorError as error:
-            if reply is not None:
-                self._answer_error(context, reply, error)
+            self._finish(context, envelope, error)
             return
+        if not isinstance(result, GeneratorType):
+            self._finish(context, envelope, result)
+        elif self._running is None:
+            self._step(_Running(envelope, context, result))
+        else:
+            self._behind.append(envelope)  # it has not begun
+
+    def _step(self, running: "_Running") -> None:
+        """Take the next step of a message that takes several."""
+        context, before = running.context, running.context.spent
+        if not context.alone:
+            context.now = self._now
+        self._running = running
+        try:
+            next(running.steps)
+        except StopIteration as end:
+            result = end.value
+        except KvactorError as error:
+            result = error
+        else:
+            self._spent += context.spent - before
+            self._turns.charge(_flow(running.envelope), context.spent - before)
+            context.step_end = context.spent + STEP_SIZE
+            return
+        self._running = None
+        if context.alone:
+            self._keys.end_alone()
+        context.spent -= before
+        self._finish(context, running.envelope, result)
+        behind, self._behind = self._behind, []
+        for envelope in behind:
+            self._turns.add(_flow(envelope), envelope)
+
+    def _finish(self, context: Context, envelope: Envelope, result: Any) -> None:
+        """Answer a message with its result or its error, and charge its client."""
+        message, reply, lease = envelope
+        self._spent += context.spent
+        if self._turns:
+            self._turns.charge(_flow(envelope), context.spent)
         if reply is None:
+            return
+        if isinstance(result, KvactorError):
+            self._answer_error(context, reply, result)
             return
         if isinstance(result, Deferred) and isinstance(message, Changes):
             self._defer(result, (message, reply, lease))
@@ -261,7 +380,8 @@ class Owner:
             ) from message.error
         revisions = self._store.apply()
         self.held.release(message.revision)
-        self._handle_all(self._feed.publish(revisions))
+        for reader in self._feed.publish(revisions):
+            self._take(reader)
 
     def _fold(self) -> None:
         post = self._post
@@ -277,7 +397,7 @@ class Owner:
             self._keys.free_space = message.free_space
         self._transactions.sweep(context.now)
         self._feed.sweep()
-        if not self._sweeping:
+        if not self._sweeping and not self._must_wait(Sweep()):
             self._sweep(context)
 
     def _sweep(self, context: Context, _: Sweep | None = None) -> None:
@@ -289,7 +409,15 @@ class Owner:
         if self._sweeping:
             self._post(Sweep())
 
-    def _stop(self, _: Context, __: Stop) -> None:
+    def _continue(self, _: Context, __: Continue) -> None:
+        # It has begun a drain, which takes the next step and the next turns.
+        self._continuing = False
+
+    def _stop(self, _: Context, message: Stop) -> None:
+        if self.backlog:  # which was accepted before
+            self._post(message)
+            return
         self._stopping = True
         self._transactions.stop()
-        self._handle_all(self._feed.release())
+        for reader in self._feed.release():
+            self._take(reader)

@@ -36,20 +36,30 @@ from kvactor.core.records import (
 )
 from kvactor.errors import DataDamaged, RecordDamaged
 
+#: A key, and its record or, deleted, None.
+Change = tuple[bytes, bytes | None]
+
 _NEVER = NEVER.to_bytes(8, "big")
 _DAMAGED = encode(b"", b"", "")
 
 
-class _Batch:
-    """Revisions that go to the journal together."""
+class Staging:
+    """Where changes are put before they are part of a revision."""
 
     def __init__(self) -> None:
-        self.revisions: list[Revision] = []
         self.overlay = Overlay()
         #: how many keys the store has more, once this is applied
         self.growth = 0
         #: (expiry, key) of records that expire
         self.expiring: list[tuple[int, bytes]] = []
+
+
+class _Batch(Staging):
+    """Revisions that go to the journal together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.revisions: list[Revision] = []
         #: when the first was staged, in milliseconds since the epoch; NEVER: there is none
         self.began = NEVER
 
@@ -78,6 +88,7 @@ class Store:
         self._swept = (0, b"")
         #: when the oldest revision that is not durable was staged; NEVER: all are durable
         self.horizon = NEVER
+        self._held_since = NEVER
         self._look()
 
     def _look(self) -> None:
@@ -140,17 +151,21 @@ class Store:
 
     # -- the way down --
 
-    def stage(
-        self, changes: Iterable[tuple[bytes, Entry]], now: int
-    ) -> list[tuple[bytes, bytes | None]]:
+    def stage(self, changes: Iterable[tuple[bytes, Entry]], now: int) -> list[Change]:
         """Make one revision of drafts and tombstones, each key once, and return what it really
         changes: keys, and their records or None.
 
         To delete a missing key changes nothing. Without a change there is no revision.
         """
-        number = self.head + 1
-        final: list[tuple[bytes, bytes | None]] = []
-        batch = self._staging
+        changed = self.put(changes, now, self._staging)
+        self._number(changed, now)
+        return changed
+
+    def put(self, changes: Iterable[tuple[bytes, Entry]], now: int, into: Staging) -> list[Change]:
+        """Put changes of the next revision, each key once, into a staging area; return what they really
+        change. They are part of a revision once it is added.
+        """
+        number, changed = self.head + 1, list[Change]()
         for key, entry in changes:
             before = self.current(key)
             if entry is not TOMBSTONE:
@@ -161,21 +176,40 @@ class Store:
                         created = created_before or number
                 record = stamp(key, entry, number, created)
                 if entry[20:28] != _NEVER:
-                    batch.expiring.append((expiry_of(entry), key))
-                batch.overlay.put(key, record)
-                batch.growth += before is MISSING
-                final.append((key, record))
+                    into.expiring.append((expiry_of(entry), key))
+                into.overlay.put(key, record)
+                into.growth += before is MISSING
+                changed.append((key, record))
             elif before is not MISSING:
-                batch.overlay.put(key, TOMBSTONE)
-                batch.growth -= 1
-                final.append((key, None))
-        if final:
+                into.overlay.put(key, TOMBSTONE)
+                into.growth -= 1
+                changed.append((key, None))
+        return changed
+
+    def add(self, staging: Staging, changed: Sequence[Change], now: int) -> None:
+        """Stage one revision whose changes were put into an area of their own."""
+        batch = self._staging
+        batch.overlay.merge(staging.overlay)
+        batch.growth += staging.growth
+        batch.expiring += staging.expiring
+        self._number(changed, now)
+
+    def _number(self, changed: Sequence[Change], now: int) -> None:
+        if changed:
+            batch = self._staging
             if not batch.revisions:
                 batch.began = now
                 self.horizon = min(self.horizon, now)
-            batch.revisions.append(Revision(number, now, tuple(final)))
-            self.head = number
-        return final
+            self.head += 1
+            batch.revisions.append(Revision(self.head, now, tuple(changed)))
+
+    def hold_time(self, since: int) -> None:
+        """Let readers see what is durable as of `since` at the latest; NEVER: let time go on."""
+        self._held_since = since
+        self._set_horizon()
+
+    def _set_horizon(self) -> None:
+        self.horizon = min(self._flushing.began, self._staging.began, self._held_since)
 
     def seal(self) -> Sequence[Revision]:
         """Hand over all staged revisions, to be flushed; later ones are staged behind them.
@@ -198,7 +232,7 @@ class Store:
             heapq.heappush(self.memtable.expiring, expiring)
         self.keys += batch.growth
         self.revision = batch.revisions[-1].number
-        self.horizon = self._staging.began
+        self._set_horizon()
         self._look()
         return batch.revisions
 

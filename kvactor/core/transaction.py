@@ -194,6 +194,13 @@ class Transaction:
         self.depend_on(revision)
         self.overlays = [Overlay() for _ in self.overlays]
 
+    def abandon(self) -> None:
+        """Drop the topmost level, whatever its state: the request that has opened it has failed."""
+        if self.state is State.OPEN:
+            self.rollback()
+        elif self.overlays:
+            self.overlays.pop()
+
     def expire(self) -> None:
         """Drop every level, because it was idle for too long."""
         self.move(Event.EXPIRE)

@@ -6,6 +6,8 @@ idle for too long, or has seen a record that has expired since, ends no later th
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from kvactor.core.conflicts import ConflictIndex
@@ -24,6 +26,7 @@ from kvactor.core.messages import (
 )
 from kvactor.core.records import NEVER
 from kvactor.core.transaction import Event, Kind, State, Transaction, refusal
+from kvactor.core.work import Steps
 from kvactor.errors import (
     InvalidRequest,
     NoTransaction,
@@ -121,7 +124,7 @@ class TransactionManager:
         self._close(transaction)
         return _state(transaction)
 
-    def commit(self, context: Context, message: Commit) -> TransactionState:
+    def commit(self, context: Context, message: Commit) -> Steps[TransactionState]:
         """See `Commit`. A commit that is repeated gets the answer of the first."""
         ref = message.transaction
         if isinstance(ref, str) and ref in self._ended:
@@ -139,7 +142,7 @@ class TransactionManager:
             # All revisions that it has read are durable before its commit is acknowledged.
             if outermost:
                 context.depend_on(transaction.depends_on)
-            self._keys.commit(context, transaction)
+            yield from self._keys.commit(context, transaction)
         except TransactionConflict:
             self._close(transaction)
             raise
@@ -162,6 +165,41 @@ class TransactionManager:
             transaction.move(Event.USE)
         return transaction
 
+    @contextmanager
+    def savepoint(self, context: Context, ref: TransactionRef, kind: Kind) -> Iterator[Transaction]:
+        """Give one request a level of its own, on its transaction or, outside of one, on a new one of
+        `kind`. Whoever uses it commits that level; after an exception it is dropped.
+        """
+        transaction = self.use(context, ref)
+        own = transaction is None
+        if transaction is None:
+            transaction = Transaction(kind, context.now)
+        else:
+            transaction.begin()
+        depth = transaction.depth
+        try:
+            yield transaction
+        finally:
+            # It has as many levels as before if it was not committed.
+            if transaction.depth == depth:
+                transaction.abandon()
+            if own:
+                self._conflicts.forget(transaction)
+
+    def pause(self, context: Context, transaction: Transaction) -> Steps[None]:
+        """End a step of a request. Raises `TransactionConflict` and `TransactionNotFound` if the next
+        one finds the transaction ended.
+        """
+        yield
+        self._touch(context, transaction)
+        transaction.move(Event.USE)
+
+    def _touch(self, context: Context, transaction: Transaction) -> None:
+        if context.now >= transaction.reads.valid_until:
+            self._conflicts.forget(transaction)
+            transaction.conflict(0)
+        transaction.last_used = context.now
+
     def _find(self, context: Context, ref: TransactionRef) -> Transaction | None:
         """Return the same as `use`, but also a conflicted transaction."""
         if isinstance(ref, str):
@@ -180,17 +218,16 @@ class TransactionManager:
                 f"The transaction was idle for {transaction.idle_timeout / 1000:g} s and "
                 "has been rolled back."
             )
-        if context.now >= transaction.reads.valid_until:
-            self._conflicts.forget(transaction)
-            transaction.conflict(0)
-        transaction.last_used = context.now
+        self._touch(context, transaction)
         return transaction
 
     # -- ends --
 
     def sweep(self, now: int) -> None:
         """Expire transactions that are idle at `now`; warn of a shared transaction that stays open."""
-        for transaction in [one for one in self.isolated.values() if now >= one.expires_at]:
+        # One that is being committed does not expire.
+        idle = [one for one in self.isolated.values() if one.depth and now >= one.expires_at]
+        for transaction in idle:
             self._expire(transaction)
         shared = self.shared
         if shared is None:

@@ -7,11 +7,14 @@ nobody asks for count.
 One unit is about one microsecond of the owner's time. The table below has what costs how many.
 """
 
-from typing import Final
+from collections.abc import Generator
+from typing import Final, TypeVar
 
 import msgspec
 
 from kvactor.errors import RequestTooExpensive
+
+R = TypeVar("R")
 
 #: One key is looked up, through all overlays down to the tree.
 LOOKUP: Final = 2
@@ -32,11 +35,19 @@ BYTES: Final = 1024
 UNLIMITED: Final = 1 << 62
 
 
+#: A handler in steps. Between two steps the owner serves others.
+Steps = Generator[None, None, R]
+
+#: Units of work of one step, about.
+STEP_SIZE: Final = 3000
+
+
 class Work(msgspec.Struct, gc=False):
-    """The units of work that a message has walked, and may walk."""
+    """The units of work that a message has walked, and may walk. After `step_end` its step is over."""
 
     limit: int = UNLIMITED
     spent: int = 0
+    step_end: int = STEP_SIZE
 
     def charge(self, units: int) -> None:
         """Count units that are about to be walked. Raises `RequestTooExpensive` beyond the limit."""

@@ -5,10 +5,10 @@ import logging
 from aiohttp import web
 from multidict import istr
 
-from kvactor.core.memory import Lease
+from kvactor.core.memory import SMALL, Lease
 from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidRequest, Stopping
 from kvactor.settings import Settings
-from kvactor.web.limits import SMALL, Deadlines
+from kvactor.web.limits import Deadlines
 
 log = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ from typing import TypeVar
 from aiohttp import web
 
 from kvactor.actor import StoreActor
-from kvactor.core.memory import Lease, MemoryAccount
+from kvactor.core.memory import SMALL, Lease, MemoryAccount
 from kvactor.core.messages import Answer, Message
 from kvactor.errors import KvactorError, RecordDamaged
 from kvactor.web.body_reader import BodyReader
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.guard import RequestGuard
 from kvactor.web.http import NO_PARAMETERS, NoRoute, Request, Response
-from kvactor.web.limits import CHUNK_SIZE, SMALL, Deadlines
+from kvactor.web.limits import CHUNK_SIZE, Deadlines
 from kvactor.web.routes import Endpoint, Handler, Route
 from kvactor.web.server import client_of, to_aiohttp
 
@@ -194,6 +194,7 @@ class Dispatcher:
                     if response is None:
                         count(exchange.streamed.status, clock() - began)
                         return exchange.streamed
+                    lease.release()  # the results that the response was made from
                     if len(response.body) > SMALL:
                         lease.acquire(len(response.body), refuse=refuse)
                 except Exception as error:  # noqa: BLE001 -- logged there, unless it is an outcome

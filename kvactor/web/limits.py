@@ -10,10 +10,6 @@ from contextlib import asynccontextmanager, contextmanager
 
 from kvactor.errors import TooManySubscribers
 
-#: Bytes of a body or a response up to which it does not count in the account of memory: the number of
-#: connections bounds those.
-SMALL = 16 * 1024
-
 #: Bytes that a client has to take within `write_timeout`, unless it takes all; streams are written in
 #: chunks of this size.
 CHUNK_SIZE = 64 * 1024

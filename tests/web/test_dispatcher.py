@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from kvactor.actor import StoreActor
-from kvactor.core.memory import Lease, MemoryAccount
+from kvactor.core.memory import SMALL, Lease, MemoryAccount
 from kvactor.core.messages import Answer, Message, Status
 from kvactor.errors import ChecksFailed, KeyNotFound, KvactorError, Overloaded, PreconditionFailed
 from kvactor.settings import Settings
@@ -18,7 +18,7 @@ from kvactor.web.body_reader import BodyReader
 from kvactor.web.dispatcher import Dispatcher
 from kvactor.web.guard import RequestGuard
 from kvactor.web.http import Exchange, Request, Response
-from kvactor.web.limits import SMALL, Deadlines
+from kvactor.web.limits import Deadlines
 from kvactor.web.routes import Body, Endpoint, Route
 from kvactor.web.server import ACCOUNT, ACTOR, create_runner
 from tests.web.conftest import message

@@ -12,12 +12,13 @@ from kvactor.actor import StoreActor
 from kvactor.api.changes import ChangesPage, ChangesQuery, Event, event, events
 from kvactor.api.values import JSON, encode
 from kvactor.core.feed import SLICE
+from kvactor.core.memory import SMALL
 from kvactor.core.messages import Changes
 from kvactor.core.records import Revision
 from kvactor.errors import InvalidRequest, KvactorError
 from kvactor.settings import Settings
 from kvactor.web.http import REVISION, Exchange, Response, Stream, json_response, query, revision_in
-from kvactor.web.limits import SMALL, Deadlines, SubscriberLimit
+from kvactor.web.limits import Deadlines, SubscriberLimit
 from kvactor.web.routes import LAST_EVENT_ID, ResponseSpec, Route
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,10 @@ from kvactor import errors
 from kvactor.api.keys import DeleteQuery, Items, ScanQuery, Written, bounds
 from kvactor.api.values import item
 from kvactor.core.keyspace import Page
+from kvactor.core.memory import SMALL
 from kvactor.core.messages import AUTOCOMMIT, Answer, Batch, BatchResponse, Execute, TransactionRef
 from kvactor.core.operations import DeleteRange, Range
-from kvactor.errors import InvalidRequest
+from kvactor.errors import InvalidRequest, Overloaded
 from kvactor.settings import Settings
 from kvactor.web import single
 from kvactor.web.http import (
@@ -26,7 +27,6 @@ from kvactor.web.http import (
     query_pairs,
     transaction,
 )
-from kvactor.web.limits import SMALL
 from kvactor.web.routes import (
     IDEMPOTENCY_KEY,
     LINK,
@@ -117,12 +117,20 @@ class RangeRoutes:
     async def _parts(
         self, exchange: Exchange, asked: Range, where: TransactionRef
     ) -> AsyncIterator[Answer[Page]]:
-        """Yield the answers to a range in parts, so that no other request waits long for the owner."""
+        """Yield the answers to a range in parts, so that no other request waits long for the owner.
+
+        Raises `Overloaded` before the first part only.
+        """
         start, end, left, more = asked.start, asked.end, asked.limit, True
         maximum = min(SLICE, self._settings.max_scan_limit)
         while more and left:
             part = msgspec.structs.replace(asked, start=start, end=end, limit=min(maximum, left))
-            answer = await exchange.ask(Execute(part, where))
+            try:
+                answer = await exchange.ask(Execute(part, where))
+            except Overloaded:
+                if left == asked.limit:
+                    raise
+                return
             yield answer
             more = answer.result.more
             left -= len(answer.result.items)

@@ -167,21 +167,19 @@ MUTANTS: Final = (
                 "Owner._handle",
                 find="""
                     except KvactorError as error:
-                        if reply is not None:
-                            self._answer_error(context, reply, error)
+                        self._finish(context, envelope, error)
                         return
 """,
                 replace="""
                     except KvactorError as error:
-                        if reply is not None:
-                            self._answer_error(context, reply, error)
+                        self._finish(context, envelope, error)
                         return
                     except Exception as error:
                         from kvactor.errors import OutcomeUnknown
 
                         if reply is None:
                             raise
-                        self._answer_error(context, reply, OutcomeUnknown(str(error)))
+                        self._finish(context, envelope, OutcomeUnknown(str(error)))
                         return
 """,
             ),

@@ -40,19 +40,24 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/store.py",
-                "Store.stage",
+                "Store._number",
                 find="""
-                    self.head = number
+                    if changed:
+                        batch = self._staging
+                        if not batch.revisions:
+                            batch.began = now
+                            self.horizon = min(self.horizon, now)
+                        self.head += 1
+                        batch.revisions.append(Revision(self.head, now, tuple(changed)))
 """,
-                replace="pass",
-            ),
-            Edit(
-                "kvactor/core/store.py",
-                "Store.stage",
-                find="return final",
                 replace="""
-                    self.head = number
-                    return final
+                    self.head += 1
+                    if changed:
+                        batch = self._staging
+                        if not batch.revisions:
+                            batch.began = now
+                            self.horizon = min(self.horizon, now)
+                        batch.revisions.append(Revision(self.head, now, tuple(changed)))
 """,
             ),
         ),
@@ -64,7 +69,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/owner.py",
-                "Owner._handle_all",
+                "Owner.drain",
                 find="envelopes",
                 replace="sorted(envelopes, key=lambda one: isinstance(one[0], Commit))",
             ),

@@ -66,7 +66,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/owner.py",
-                "Owner._handle",
+                "Owner._finish",
                 find="Answer(durable, result, context.now)",
                 replace="Answer(self._store.head, result, context.now)",
             ),
@@ -147,7 +147,8 @@ MUTANTS: Final = (
                 find="journal.append(revisions, lambda error: post(Flushed(head, error)))",
                 replace="""
                     journal.append(revisions, lambda error: post(Flushed(head, error)))
-                    self._handle_all(self._feed.publish(revisions))
+                    for reader in self._feed.publish(revisions):
+                        self._take(reader)
                 """,
             ),
             Edit(
@@ -159,7 +160,10 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/owner.py",
                 "Owner._flushed",
-                find="self._handle_all(self._feed.publish(revisions))",
+                find="""
+                    for reader in self._feed.publish(revisions):
+                        self._take(reader)
+                """,
                 replace="",
             ),
             Edit(

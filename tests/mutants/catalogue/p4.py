@@ -16,7 +16,10 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/owner.py",
                 "Owner._stop",
-                find="self._handle_all(self._feed.release())",
+                find="""
+                    for reader in self._feed.release():
+                        self._take(reader)
+                """,
                 replace="",
             ),
         ),

@@ -13,10 +13,10 @@ MUTANTS: Final = (
         "merged instead of forgotten.",
         edits=(
             Edit(
-                "kvactor/core/executor.py",
-                "_Savepoint.__exit__",
-                find="self.transaction.rollback()",
-                replace="self.transaction.commit()",
+                "kvactor/core/transaction_manager.py",
+                "TransactionManager.savepoint",
+                find="transaction.abandon()",
+                replace="transaction.commit()",
             ),
         ),
         killed_by=(
@@ -52,11 +52,10 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/overlay.py",
                 "Overlay.merge",
-                find="self.put(key, entry)",
-                replace="""
-                    if entry is not TOMBSTONE:
-                        self.put(key, entry)
-""",
+                find="self.update(above)",
+                replace=(
+                    "self.update({key: one for key, one in above.items() if one is not TOMBSTONE})"
+                ),
             ),
         ),
         killed_by=(SIMULATION, "tests/core/test_model.py"),
@@ -103,7 +102,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/executor.py",
-                "Executor.batch",
+                "Executor._attempt",
                 find="idempotency.keep(self._keys, context, transaction, key, results)",
                 replace="""
                     if transaction.kind is not Kind.AUTOCOMMIT:
@@ -112,14 +111,14 @@ MUTANTS: Final = (
             ),
             Edit(
                 "kvactor/core/executor.py",
-                "Executor.batch",
-                find="return BatchResponse(savepoint.revision, results)",
+                "Executor._attempt",
+                find="return BatchResponse(revision, results)",
                 replace="""
                     if key is not None and transaction.kind is Kind.AUTOCOMMIT:
                         own = Transaction(Kind.AUTOCOMMIT, context.now)
                         idempotency.keep(self._keys, context, own, key, results)
-                        self._keys.commit(context, own)
-                    return BatchResponse(savepoint.revision, results)
+                        yield from self._keys.commit(context, own)
+                    return BatchResponse(revision, results)
 """,
             ),
         ),

@@ -99,7 +99,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/transaction_manager.py",
-                "TransactionManager._find",
+                "TransactionManager._touch",
                 find="""
                     if context.now >= transaction.reads.valid_until:
                         self._conflicts.forget(transaction)

@@ -53,12 +53,12 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/owner.py",
-                "Owner._handle_all",
-                find="self._handle(message, reply, lease)",
+                "Owner.drain",
+                find="self._take(envelope)",
                 replace="""
-                    if reply is not None and reply.done():
+                    if envelope[1] is not None and envelope[1].done():
                         continue
-                    self._handle(message, reply, lease)
+                    self._take(envelope)
                 """,
             ),
         ),

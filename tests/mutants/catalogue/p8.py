@@ -64,7 +64,7 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/actor.py",
                 "StoreActor._run",
-                find="self._room = mailbox_size - len(owner.held)",
+                find="self._room = mailbox_size - len(owner.held) - owner.backlog",
                 replace="",
             ),
         ),
@@ -91,11 +91,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/overlay.py",
                 "Overlay.merge",
-                find="""
-                    for key, entry in above.items():
-                        self.put(key, entry)
-""",
-                replace="self.update(above)",
+                find="self.size += above.size",
+                replace="",
             ),
         ),
         killed_by=(
@@ -145,7 +142,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/owner.py",
-                "Owner.drain",
+                "Owner._write",
                 find="memtable.size >= limit or memtable.grown >= limit * MAX_REWRITES",
                 replace="memtable.size >= limit",
             ),

@@ -22,8 +22,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from kvactor.core.memory import UNCOUNTED, Lease
-from kvactor.core.messages import Answer, Message, Stop, Tick
+from kvactor.core.messages import Answer, Continue, Message, Stop, Tick
 from kvactor.core.owner import Envelope, Owner
+from kvactor.core.records import NEVER
 from kvactor.core.replies import ReplyTo, deliver
 from kvactor.errors import KvactorError, OutcomeUnknown, Overloaded, Stopping
 from kvactor.metrics import MeasuredJournal, MeasuredTree, Metrics
@@ -81,6 +82,8 @@ class StoreActor:
         #: the newest durable revision
         self.revision = self._owner.revision
         self._free_space_known = True
+        #: whether the owner is given a drain when it wants one
+        self._waking = False
 
     @property
     def waiting(self) -> int:
@@ -154,6 +157,10 @@ class StoreActor:
             self._loop.call_later(TICK, self._tick)
             self._post(Tick(self._free_space()))
 
+    def _wake(self) -> None:
+        self._waking = False
+        self._put((Continue(), None, UNCOUNTED))
+
     def _free_space(self) -> int | None:
         """Return the bytes that can be written; None, with one line in the log, if they cannot be read.
 
@@ -185,6 +192,9 @@ class StoreActor:
                 owner.drain(self._clock(), self._draining)
                 self.revision = owner.revision
                 self._room = mailbox_size - len(owner.held) - owner.backlog
+                if owner.wake_at != NEVER and not self._waking:
+                    self._waking = True
+                    loop.call_later(max(0, owner.wake_at - self._clock()) / 1000, self._wake)
                 if owner.behind:
                     _yield_to_fold()
         except Exception as error:

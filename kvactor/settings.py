@@ -143,6 +143,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="seconds after which the log warns of an open shared transaction",
         ),
     ] = 60.0
+    priority_wait: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=60,
+            description="seconds for which a write waits for a transaction that is retried often",
+        ),
+    ] = 0.05
     remembered_transactions: Annotated[
         int,
         Meta(

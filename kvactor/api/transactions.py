@@ -9,11 +9,30 @@ from kvactor.settings import MAX_SECONDS
 
 
 class OpenBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The optional body of POST /v1/transactions: seconds of idleness after which the server rolls the
-    transaction back.
-    """
+    """The optional body of POST /v1/transactions."""
 
-    idle_timeout: Annotated[float, Meta(gt=0, le=MAX_SECONDS)] | None = None
+    idle_timeout: (
+        Annotated[
+            float,
+            Meta(
+                gt=0,
+                le=MAX_SECONDS,
+                description="seconds of idleness after which the server rolls the transaction back",
+            ),
+        ]
+        | None
+    ) = None
+    retry_of: (
+        Annotated[
+            str,
+            Meta(
+                max_length=100,
+                description="id of the conflicted transaction that this one does again; after three "
+                "conflicts in a row it has priority",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class TransactionState(msgspec.Struct):

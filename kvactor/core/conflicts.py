@@ -12,6 +12,7 @@ A conflict, in order:
 4. A commit ends it with the same error; a rollback or the idle timeout ends it, too.
 """
 
+from collections.abc import Collection
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
@@ -77,6 +78,19 @@ class ReadSet:
         self.ranges[start] = end
         self.size += _size(start, end)
         return Coalesced(replaced, start, end)
+
+    def saw_any(self, keys: Collection[bytes]) -> bool:
+        """Is any of these keys in the read set, alone or in a range?"""
+        if any(key in self.keys for key in keys):
+            return True
+        return bool(self.ranges) and any(self._in_range(key) for key in keys)
+
+    def _in_range(self, key: bytes) -> bool:
+        start = next(self.ranges.irange(maximum=key, reverse=True), None)
+        if start is None:
+            return False
+        end = self.ranges[start]
+        return end is None or key < end
 
     def saw_record(self, record: bytes) -> None:
         """Note that a record was read: the read set is valid until the first of its records expires."""

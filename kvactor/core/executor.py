@@ -23,7 +23,7 @@ from kvactor.core.operations import Range, Result
 from kvactor.core.records import MISSING, revision_of
 from kvactor.core.transaction import Kind, Transaction
 from kvactor.core.transaction_manager import TransactionManager
-from kvactor.core.work import STEP_SIZE, UNLIMITED, Steps
+from kvactor.core.work import UNLIMITED, Steps
 from kvactor.errors import (
     AnswerTooLarge,
     BatchTooLarge,
@@ -81,7 +81,7 @@ class Executor:
             if message.transaction is not AUTOCOMMIT:
                 raise
         self._keys.be_alone(context)
-        context.spent, context.step_end = 0, STEP_SIZE
+        context.limit += self._settings.max_request_work
         context.lease.release()
         return (yield from self._attempt(context, message, Kind.AUTOCOMMIT))
 

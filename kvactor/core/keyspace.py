@@ -14,6 +14,7 @@ from kvactor.core import records
 from kvactor.core.conflicts import ConflictIndex
 from kvactor.core.memory import Lease
 from kvactor.core.overlay import Overlay, merge_ranges
+from kvactor.core.priority import MustWait, Priority
 from kvactor.core.records import HIDDEN, MISSING, NEVER, TOMBSTONE, Entry, Missing
 from kvactor.core.store import Change, Staging, Store
 from kvactor.core.transaction import Kind, Transaction
@@ -41,6 +42,8 @@ class Context(Work, kw_only=True, gc=False):
     `now` is its time, in milliseconds since the epoch: expiry is judged at it. `depends_on` is the
     newest revision that its answer depends on; 0: none. `max_result_size` bounds the result of one
     range, in bytes. `lease` holds what its result takes. `alone`: see `Keyspace.be_alone`.
+    `waited_until` is how long it may wait for a transaction with priority, in milliseconds since the
+    epoch; 0: it has not waited.
     """
 
     now: int
@@ -48,6 +51,7 @@ class Context(Work, kw_only=True, gc=False):
     depends_on: int = 0
     max_result_size: int = 0
     alone: bool = False
+    waited_until: int = 0
 
     def depend_on(self, revision: int) -> None:
         """Note that the answer depends on `revision`."""
@@ -70,6 +74,7 @@ class Keyspace:
         self._store = store
         self._conflicts = conflicts
         self.settings = settings
+        self.priority = Priority(int(settings.priority_wait * 1000))
         #: bytes that can be written, as of the last tick
         self.free_space = free_space
 
@@ -201,12 +206,15 @@ class Keyspace:
             self._check_size(transaction, len(key) + (0 if entry is TOMBSTONE else len(entry)))
             transaction.put(key, entry)
             return False
+        self._give_way(context, None, (key,))
         changed = self.stage(context, ((key, entry),))
         record = changed[0][1] if changed else None
         return record is not None and records.created_of(record) == self._store.head
 
     def commit(self, context: Context, transaction: Transaction) -> Steps[int]:
         """Commit the topmost level of a transaction; return the revision that it made, 0 if none."""
+        if transaction.depth == 1:
+            self._give_way(context, transaction, transaction.overlays[0])
         changes = transaction.commit()
         # Its own writes are no conflict for it. Only the outermost level is staged.
         if changes is not None:
@@ -216,6 +224,20 @@ class Keyspace:
         if len(changes) <= STAGED_PER_STEP:
             return self._store.head if self.stage(context, changes.items()) else 0
         return (yield from self._stage_in_steps(context, changes))
+
+    def _give_way(
+        self, context: Context, transaction: Transaction | None, keys: Collection[bytes]
+    ) -> None:
+        """Raise `MustWait` if a transaction with priority has read any of these keys. A message that
+        has waited for it is done, unless it is the commit of an isolated transaction: that conflicts.
+        """
+        if not self.priority.guards(keys, transaction, context.now):
+            return
+        if not context.waited_until:
+            raise MustWait(context.now + self.priority.wait)
+        if transaction is not None and transaction.id is not None:
+            self._conflicts.forget(transaction)
+            transaction.conflict(0)
 
     def be_alone(self, context: Context) -> None:
         """From now on nobody else stages, or looks at what is staged, until the message is done. Time

@@ -139,11 +139,14 @@ class TransactionState(msgspec.Struct, frozen=True):
 class Open(Message[TransactionState], frozen=True):
     """Open an isolated transaction under an unguessable id.
 
-    `idle_timeout` None: the setting's. Raises `InvalidRequest` and `TooManyTransactions`.
+    `idle_timeout` None: the setting's. `retry_of` is the id of the conflicted transaction that it does
+    again: after some conflicts in a row it has priority. Raises `InvalidRequest` and
+    `TooManyTransactions`.
     """
 
     id: str
     idle_timeout: int | None = None
+    retry_of: str | None = None
 
 
 class Inspect(Message[TransactionState], frozen=True):

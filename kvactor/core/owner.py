@@ -47,8 +47,9 @@ from kvactor.core.messages import (
     is_long,
     reads_staged,
 )
+from kvactor.core.priority import MustWait
 from kvactor.core.protocols import Journal, StorageFailed, Tree
-from kvactor.core.records import TOMBSTONE, Revision
+from kvactor.core.records import NEVER, TOMBSTONE, Revision
 from kvactor.core.replies import HeldReplies, ReplyTo, deliver
 from kvactor.core.store import Store
 from kvactor.core.transaction import Transaction
@@ -79,6 +80,11 @@ DRAIN_SIZE = 5000
 
 #: A message, where its answer goes (None for the owner's own messages), and what the answer holds.
 Envelope = tuple[Message[Any], ReplyTo | None, Lease]
+
+
+#: A message that waits, and the time until which it may wait for a transaction with priority; 0: it has
+#: not waited for one.
+_Waiting = tuple[Envelope, int]
 
 
 class _Running(msgspec.Struct, gc=False):
@@ -121,10 +127,12 @@ class Owner:
         #: whether a sweep goes on with its next message
         self._sweeping = False
         #: messages that wait for their turn
-        self._turns = Turns[Envelope]()
+        self._turns = Turns[_Waiting]()
         self._running: _Running | None = None
         #: messages that wait for the one that is under way
-        self._behind: list[Envelope] = []
+        self._behind: list[_Waiting] = []
+        #: messages that wait for the transaction with priority, in the order in which they came
+        self._parked: list[_Waiting] = []
         #: units of work of this drain
         self._spent = 0
         #: whether a `Continue` is on its way
@@ -184,10 +192,10 @@ class Owner:
     def fail(self, error: KvactorError) -> None:
         """Answer every waiting request with `error`, after a drain has raised."""
         self.held.fail(error)
-        waiting = [*self._turns.take_all(), *self._behind, *self._feed.abandoned()]
+        waiting = [one for one, _ in (*self._turns.take_all(), *self._behind, *self._parked)]
         if self._running is not None:
             waiting.append(self._running.envelope)
-        for _, reply, _ in waiting:
+        for _, reply, _ in (*waiting, *self._feed.abandoned()):
             if reply is not None:
                 deliver(reply, error)
 
@@ -206,10 +214,12 @@ class Owner:
             self._step(self._running)
         for envelope in envelopes:
             self._take(envelope)
+        if self._parked:
+            self._unpark()
         while self._turns and self._spent < DRAIN_SIZE:
-            self._handle(self._turns.next())
+            self._handle(*self._turns.next())
         self._write()
-        if self.backlog and not self._continuing:
+        if (self._turns or self._running is not None) and not self._continuing:
             self._continuing = True
             self._post(Continue())
 
@@ -228,14 +238,39 @@ class Owner:
     @property
     def backlog(self) -> int:
         """How many messages wait for their turn, or are under way."""
-        return len(self._turns) + len(self._behind) + (self._running is not None)
+        waiting = len(self._turns) + len(self._behind) + len(self._parked)
+        return waiting + (self._running is not None)
+
+    @property
+    def wake_at(self) -> int:
+        """When the owner wants a drain, in milliseconds since the epoch; NEVER: no matter when."""
+        if not self._parked:
+            return NEVER
+        return min(self._keys.priority.until, *(until for _, until in self._parked))
+
+    def _unpark(self) -> None:
+        """Let messages have their turn that have waited long enough for the transaction with priority;
+        when that has ended, all writes, and the first that wants to open one.
+        """
+        free = not self._keys.priority.held(self._now)
+        parked, self._parked = self._parked, []
+        for envelope, until in parked:
+            message, reply, _ = envelope
+            opens = isinstance(message, Open)
+            if opens and reply is not None and reply.done():
+                continue  # nobody learns its id
+            if free or self._now >= until:
+                free = free and not opens
+                self._turns.add(_flow(envelope), (envelope, until))
+            else:
+                self._parked.append((envelope, until))
 
     def _take(self, envelope: Envelope) -> None:
         """Handle a message now if there is time for it, or else let it wait for its turn."""
         if envelope[1] is None or (self._spent < DRAIN_SIZE and not self._turns):
             self._handle(envelope)
         else:
-            self._turns.add(_flow(envelope), envelope)
+            self._turns.add(_flow(envelope), (envelope, 0))
 
     def _must_wait(self, message: Message[Any]) -> bool:
         """Does a message wait for the one that is under way?"""
@@ -247,24 +282,27 @@ class Owner:
         ref = getattr(message, "transaction", AUTOCOMMIT)
         return ref is not AUTOCOMMIT and ref == getattr(running.message, "transaction", AUTOCOMMIT)
 
-    def _handle(self, envelope: Envelope) -> None:
+    def _handle(self, envelope: Envelope, waited_until: int = 0) -> None:
         message, reply, lease = envelope
         if self._must_wait(message):
-            self._behind.append(envelope)
+            self._behind.append((envelope, waited_until))
             return
         limit = UNLIMITED if reply is None else self._settings.max_request_work
-        context = Context(limit, now=self._now, lease=lease)
+        context = Context(limit, 0, STEP_SIZE, now=self._now, lease=lease, waited_until=waited_until)
         try:
             result = self._handlers[type(message)](context, message)
         except KvactorError as error:
             self._finish(context, envelope, error)
+            return
+        except MustWait as wait:
+            self._parked.append((envelope, wait.until))
             return
         if not isinstance(result, GeneratorType):
             self._finish(context, envelope, result)
         elif self._running is None:
             self._step(_Running(envelope, context, result))
         else:
-            self._behind.append(envelope)  # it has not begun
+            self._behind.append((envelope, waited_until))  # it has not begun
 
     def _step(self, running: "_Running") -> None:
         """Take the next step of a message that takes several."""
@@ -278,6 +316,8 @@ class Owner:
             result = end.value
         except KvactorError as error:
             result = error
+        except MustWait as wait:
+            result = wait
         else:
             self._spent += context.spent - before
             self._turns.charge(_flow(running.envelope), context.spent - before)
@@ -287,10 +327,14 @@ class Owner:
         if context.alone:
             self._keys.end_alone()
         context.spent -= before
-        self._finish(context, running.envelope, result)
+        if isinstance(result, MustWait):
+            self._spent += context.spent
+            self._parked.append((running.envelope, result.until))
+        else:
+            self._finish(context, running.envelope, result)
         behind, self._behind = self._behind, []
-        for envelope in behind:
-            self._turns.add(_flow(envelope), envelope)
+        for waiting in behind:
+            self._turns.add(_flow(waiting[0]), waiting)
 
     def _finish(self, context: Context, envelope: Envelope, result: Any) -> None:
         """Answer a message with its result or its error, and charge its client."""

@@ -81,6 +81,7 @@ class Transaction:
     """
 
     __slots__ = (
+        "conflicts",
         "depends_on",
         "id",
         "idle_timeout",
@@ -106,6 +107,8 @@ class Transaction:
         self.depends_on = 0
         #: whether the log has a warning that it stays open
         self.warned = False
+        #: in a row: its own, and those of the transactions that it is a retry of
+        self.conflicts = 0
 
     @property
     def depth(self) -> int:
@@ -190,6 +193,7 @@ class Transaction:
 
     def conflict(self, revision: int) -> None:
         """Note that `revision` has changed a key that it has read, and drop its writes."""
+        self.conflicts += self.state is State.OPEN
         self.move(Event.CONFLICT)
         self.depend_on(revision)
         self.overlays = [Overlay() for _ in self.overlays]

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import msgspec
+
 from kvactor.core.conflicts import ConflictIndex
 from kvactor.core.keyspace import Context, Keyspace
 from kvactor.core.messages import (
@@ -24,6 +26,7 @@ from kvactor.core.messages import (
     TransactionRef,
     TransactionState,
 )
+from kvactor.core.priority import CONFLICTS, MustWait
 from kvactor.core.records import NEVER
 from kvactor.core.transaction import Event, Kind, State, Transaction, refusal
 from kvactor.core.work import Steps
@@ -43,6 +46,14 @@ log = logging.getLogger(__name__)
 _REMEMBERED: Final = (State.COMMITTED, State.CONFLICTED)
 
 
+class _Ended(msgspec.Struct, frozen=True):
+    """How a transaction has ended, the revision that this depends on, and its conflicts in a row."""
+
+    state: State = State.EXPIRED
+    depends_on: int = 0
+    conflicts: int = 0
+
+
 class TransactionManager:
     """Opens, finds and ends transactions; does what their messages ask for."""
 
@@ -54,8 +65,8 @@ class TransactionManager:
         self._settings = settings
         self.shared: Transaction | None = None
         self.isolated: dict[str, Transaction] = {}
-        #: by id: the state in which it ended, and the revision that this depends on
-        self._ended: OrderedDict[str, tuple[State, int]] = OrderedDict()
+        #: by id
+        self._ended: OrderedDict[str, _Ended] = OrderedDict()
 
     # -- messages --
 
@@ -80,9 +91,27 @@ class TransactionManager:
                 f"{settings.max_transactions} transactions are open, which is the limit. Try "
                 "again when some have ended."
             )
+        priority, conflicts = self._keys.priority, self._conflicts_of(message.retry_of)
+        prior = conflicts >= CONFLICTS and priority.wait > 0
+        until = context.waited_until or context.now + priority.line_wait
+        if prior and priority.held(context.now) and context.now < until:
+            raise MustWait(until)
         transaction = Transaction(Kind.ISOLATED, context.now, idle_timeout, message.id)
+        transaction.conflicts = conflicts
         self.isolated[message.id] = transaction
+        if prior and not priority.held(context.now):
+            priority.grant(transaction, context.now)
         return _state(transaction)
+
+    def _conflicts_of(self, retried: str | None) -> int:
+        """Return how often a transaction has conflicted in a row, and close it if it has."""
+        if retried is None:
+            return 0
+        transaction = self.isolated.get(retried)
+        if transaction is not None and transaction.state is State.CONFLICTED:
+            self._close(transaction)
+        ended = self._ended.get(retried, _Ended())
+        return ended.conflicts if ended.state is State.CONFLICTED else 0
 
     def inspect(self, context: Context, message: Inspect) -> TransactionState:
         """See `Inspect`."""
@@ -128,9 +157,9 @@ class TransactionManager:
         """See `Commit`. A commit that is repeated gets the answer of the first."""
         ref = message.transaction
         if isinstance(ref, str) and ref in self._ended:
-            state, depends_on = self._ended[ref]
-            if state is State.COMMITTED:
-                context.depend_on(depends_on)
+            ended = self._ended[ref]
+            if ended.state is State.COMMITTED:
+                context.depend_on(ended.depends_on)
                 return TransactionState(ref, 0)
         transaction = self._find(context, ref)
         if transaction is None:
@@ -205,7 +234,8 @@ class TransactionManager:
         if isinstance(ref, str):
             transaction = self.isolated.get(ref)
             if transaction is None:
-                raise refusal(*self._ended.get(ref, (State.EXPIRED, 0)))
+                ended = self._ended.get(ref, _Ended())
+                raise refusal(ended.state, ended.depends_on)
         elif ref is SHARED and self.shared is not None:
             transaction = self.shared
         else:
@@ -271,7 +301,9 @@ class TransactionManager:
             return
         del self.isolated[transaction.id]
         if transaction.state in _REMEMBERED:
-            self._ended[transaction.id] = (transaction.state, transaction.depends_on)
+            self._ended[transaction.id] = _Ended(
+                transaction.state, transaction.depends_on, transaction.conflicts
+            )
             if len(self._ended) > self._settings.remembered_transactions:
                 self._ended.popitem(last=False)
 

@@ -58,8 +58,8 @@ class Turns(Generic[E]):
         """
         turn = self._round
         while turn[0].credit <= 0:
-            turn[0].credit += QUANTUM
             turn.rotate(-1)
+            turn[0].credit += QUANTUM
         flow = turn[0]
         message = flow.waiting.popleft()
         if not flow.waiting:

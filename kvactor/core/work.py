@@ -47,7 +47,7 @@ class Work(msgspec.Struct, gc=False):
 
     limit: int = UNLIMITED
     spent: int = 0
-    step_end: int = STEP_SIZE
+    step_end: int = UNLIMITED
 
     def charge(self, units: int) -> None:
         """Count units that are about to be walked. Raises `RequestTooExpensive` beyond the limit."""

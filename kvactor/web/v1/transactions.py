@@ -99,8 +99,10 @@ class TransactionRoutes:
 
     def parse_open(self, request: Request) -> Open:
         """POST /v1/transactions."""
-        seconds = json_body(request, _open_body).idle_timeout if request.body else None
-        return Open(self._new_id(), None if seconds is None else int(seconds * 1000))
+        body = json_body(request, _open_body) if request.body else OpenBody()
+        seconds = body.idle_timeout
+        timeout = None if seconds is None else int(seconds * 1000)
+        return Open(self._new_id(), timeout, body.retry_of)
 
 
 def parse_for(

@@ -188,6 +188,7 @@ class MeasuredTree:
         self._tree = tree
         self._metrics = metrics
         self.get = tree.get
+        self.head = tree.head
         self.range = tree.range
         self.expired = tree.expired
         self.snapshot = tree.snapshot

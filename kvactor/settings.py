@@ -99,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ge=1000,
             description="units of work of one request, about microseconds of the owner's time",
         ),
-    ] = 25_000
+    ] = 50_000
     mailbox_size: Annotated[int, Meta(ge=1, description="requests in the mailbox; more get 503")] = (
         10_000
     )

@@ -23,7 +23,7 @@ from kvactor.core.operations import Range, Result
 from kvactor.core.records import MISSING, revision_of
 from kvactor.core.transaction import Kind, Transaction
 from kvactor.core.transaction_manager import TransactionManager
-from kvactor.core.work import UNLIMITED, Steps
+from kvactor.core.work import LOOKUP, UNLIMITED, Steps
 from kvactor.errors import (
     AnswerTooLarge,
     BatchTooLarge,
@@ -36,9 +36,10 @@ from kvactor.settings import Settings
 
 R = TypeVar("R")
 
-#: Bytes that one plain range returns at most, so that the owner is free soon: a client asks for the
-#: next page.
+#: Bytes that one plain range returns, and units of work that it walks, at most, so that the owner is
+#: free soon: a client asks for the next page.
 PAGE_SIZE = 256 * 1024
+PAGE_WORK = 2000
 
 
 class Executor:
@@ -54,6 +55,7 @@ class Executor:
         """See `Execute`."""
         if isinstance(message.operation, Range):
             context.max_result_size = context.lease.share(self._page_size, SMALL)
+            context.max_walk = PAGE_WORK
         transaction = self._transactions.use(context, message.transaction)
         result = message.operation.run(self._keys, context, transaction)
         if isinstance(result, bytes | Page):
@@ -71,6 +73,9 @@ class Executor:
             raise BatchTooLarge(
                 f"A batch has at most {self._settings.max_batch_size} checks and operations."
             )
+        context.require(
+            len(message.checks) * LOOKUP + sum(one.least_work for one in message.operations)
+        )
         context.max_result_size = self._settings.max_body_size
         if not is_long(message):
             context.step_end = UNLIMITED
@@ -113,7 +118,7 @@ class Executor:
 
     def _holds(self, context: Context, transaction: Transaction, check: Check) -> bool:
         self._keys.check_key(check.key)
-        record = self._keys.read(context, transaction, check.key)
+        record = self._keys.read(context, transaction, check.key, value=False)
         if isinstance(check.precondition, Presence):
             return (record is MISSING) is (check.precondition is Presence.ABSENT)
         return record is not MISSING and revision_of(record) in check.precondition

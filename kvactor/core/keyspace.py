@@ -18,7 +18,16 @@ from kvactor.core.priority import MustWait, Priority
 from kvactor.core.records import HIDDEN, MISSING, NEVER, TOMBSTONE, Entry, Missing
 from kvactor.core.store import Change, Staging, Store
 from kvactor.core.transaction import Kind, Transaction
-from kvactor.core.work import UNLIMITED, WRITE, Steps, Work
+from kvactor.core.work import (
+    BYTES,
+    LOOKUP,
+    RANGE,
+    READ_RANGE,
+    UNLIMITED,
+    WRITE,
+    Steps,
+    Work,
+)
 from kvactor.errors import (
     InvalidKey,
     RecordDamaged,
@@ -41,15 +50,16 @@ class Context(Work, kw_only=True, gc=False):
 
     `now` is its time, in milliseconds since the epoch: expiry is judged at it. `depends_on` is the
     newest revision that its answer depends on; 0: none. `max_result_size` bounds the result of one
-    range, in bytes. `lease` holds what its result takes. `alone`: see `Keyspace.be_alone`.
-    `waited_until` is how long it may wait for a transaction with priority, in milliseconds since the
-    epoch; 0: it has not waited.
+    range, in bytes, and `max_walk` what it walks. `lease` holds what its result takes. `alone`: see
+    `Keyspace.be_alone`. `waited_until` is until when it may wait for a transaction with priority, in
+    milliseconds since the epoch; 0: it has not waited.
     """
 
     now: int
     lease: Lease
     depends_on: int = 0
     max_result_size: int = 0
+    max_walk: int = UNLIMITED
     alone: bool = False
     waited_until: int = 0
 
@@ -59,10 +69,20 @@ class Context(Work, kw_only=True, gc=False):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Keys of a range, in order, with their records; `more`: a bound has cut it short."""
+    """Keys of a range, in order, with their records.
+
+    `last` is the last key that was walked, if a bound has cut the page short there; None: there is no
+    more. `work` are the units that it has walked.
+    """
 
     items: list[tuple[bytes, bytes]]
-    more: bool
+    last: bytes | None
+    work: int = 0
+
+    @property
+    def more(self) -> bool:
+        """Has a bound cut it short?"""
+        return self.last is not None
 
 
 class Keyspace:
@@ -80,15 +100,20 @@ class Keyspace:
 
     # -- reading --
 
-    def read(self, context: Context, transaction: Transaction | None, key: bytes) -> bytes | Missing:
-        """Return the record of a key; without a transaction, the durable one.
+    def read(
+        self, context: Context, transaction: Transaction | None, key: bytes, *, value: bool = True
+    ) -> bytes | Missing:
+        """Return the record of a key; without a transaction, the durable one. Without `value`, it may
+        end before its value.
 
-        Raises `RecordDamaged` and `TransactionTooLarge`.
+        Raises `RecordDamaged`, `TransactionTooLarge` and `RequestTooExpensive`.
         """
+        context.charge(LOOKUP)
         store = self._store
         if transaction is None:
             context.now = min(context.now, store.horizon)
-            return store.durable.get(key, context.now)
+            found = store.durable.find(key, context, value)
+            return MISSING if found is MISSING or records.expiry_of(found) <= context.now else found
         entry = transaction.get(key)
         if entry is TOMBSTONE:
             return MISSING
@@ -100,17 +125,17 @@ class Keyspace:
             # Before the lookup: the error for a damaged record is a read, too.
             self._conflicts.saw_key(transaction, key)
         try:
-            record = self._read_staged(context, key)
+            record = self._read_staged(context, key, value)
         finally:
             transaction.depend_on(context.depends_on)
         if isolated and record is not MISSING:
             transaction.reads.saw_record(record)
         return record
 
-    def _read_staged(self, context: Context, key: bytes) -> bytes | Missing:
+    def _read_staged(self, context: Context, key: bytes, value: bool) -> bytes | Missing:
         store = self._store
         context.depend_on(store.depends_on(key))
-        record = store.staged.find(key)
+        record = store.staged.find(key, context, value)
         if record is MISSING:
             return MISSING
         expires_at = records.expiry_of(record)
@@ -131,8 +156,9 @@ class Keyspace:
         """
         try:
             if transaction is None:
-                return self._read_staged(context, key) is not MISSING
-            return self.read(context, transaction, key) is not MISSING
+                context.charge(LOOKUP)
+                return self._read_staged(context, key, value=False) is not MISSING
+            return self.read(context, transaction, key, value=False) is not MISSING
         except RecordDamaged:
             return True
 
@@ -145,51 +171,69 @@ class Keyspace:
         limit: int,
         *,
         room: int,
+        work: int,
         reverse: bool = False,
         values: bool = True,
     ) -> Page:
         """Return the records from `start` up to but not including `end` (None: to the last key).
 
-        They are at most `limit`, and about `room` bytes. Raises as `read`.
+        They are at most `limit`, and about `room` bytes; it walks about `work` units at most. Raises as
+        `read`.
         """
-        store = self._store
+        store, before = self._store, context.spent
+        context.charge(RANGE)
         # Hidden keys come behind all others.
         end = HIDDEN if end is None else min(end, HIDDEN)
         if transaction is None:
             context.now = min(context.now, store.horizon)
-            sources = store.durable.ranges(start, end, reverse)
+            sources = store.durable.ranges(start, end, reverse, values, context)
         else:
-            sources = transaction.ranges(start, end, reverse) + store.staged.ranges(start, end, reverse)
+            sources = transaction.ranges(start, end, reverse, context)
+            sources += store.staged.ranges(start, end, reverse, values, context)
         items: list[tuple[bytes, bytes]] = []
-        more, lapsed = False, 0
+        last: bytes | None = None
+        more, lapsed, work_end = False, 0, context.spent + work
         for key, entry in merge_ranges(sources, reverse):
-            if entry is TOMBSTONE:
-                continue
-            expires_at = records.expiry_of(entry)
-            if expires_at <= context.now:
-                lapsed = max(lapsed, expires_at)
-                continue
-            record = entry if values else records.without_value(entry)
-            room -= len(key) + len(record)
-            if len(items) == limit or (room < 0 and items):
+            if context.spent >= work_end and last is not None:
                 more = True
                 break
-            items.append((key, record))
-        if more:
-            # A page that was cut short has not read the keys behind its last item.
-            last = items[-1][0]
+            if entry is not TOMBSTONE:
+                expires_at = records.expiry_of(entry)
+                if expires_at <= context.now:
+                    lapsed = max(lapsed, expires_at)
+                else:
+                    record = entry if values else records.without_value(entry)
+                    room -= len(key) + len(record)
+                    if len(items) == limit or (room < 0 and items):
+                        more, last = True, items[-1][0]
+                        break
+                    items.append((key, record))
+            last = key
+        if more and last is not None:
+            # A page that was cut short has not read the keys behind that.
             start, end = (last, end) if reverse else (start, last + b"\0")
         if transaction is not None:
-            context.depend_on(store.depends_on_range(start, end))
+            context.depend_on(store.depends_on_range(start, end, context))
             self._depend_on_expiry(context, lapsed)
             transaction.depend_on(context.depends_on)
             if transaction.kind is Kind.ISOLATED:
-                self._check_size(transaction, len(start) + len(end))
-                self._conflicts.saw_range(transaction, start, end)
-                for key, record in items:
-                    if transaction.get(key) is MISSING:
-                        transaction.reads.saw_record(record)
-        return Page(items, more)
+                self._saw_range(context, transaction, start, end, items)
+        return Page(items, last if more else None, context.spent - before)
+
+    def _saw_range(
+        self,
+        context: Context,
+        transaction: Transaction,
+        start: bytes,
+        end: bytes,
+        items: Iterable[tuple[bytes, bytes]],
+    ) -> None:
+        context.charge(READ_RANGE)
+        self._check_size(transaction, len(start) + len(end))
+        self._conflicts.saw_range(transaction, start, end)
+        for key, record in items:
+            if transaction.get(key) is MISSING:
+                transaction.reads.saw_record(record)
 
     # -- writing --
 
@@ -198,10 +242,11 @@ class Keyspace:
     ) -> bool:
         """Write a draft or a TOMBSTONE: into a transaction, or, without one, as a revision of its own.
 
-        Without a transaction, return whether the key is new. Raises `StorageFull`, `WritesStalled` and
-        `TransactionTooLarge`.
+        Without a transaction, return whether the key is new. Raises `StorageFull`, `WritesStalled`,
+        `TransactionTooLarge` and `RequestTooExpensive`.
         """
         self.check_writable()
+        context.charge(WRITE + (0 if entry is TOMBSTONE else len(entry) // BYTES))
         if transaction is not None:
             self._check_size(transaction, len(key) + (0 if entry is TOMBSTONE else len(entry)))
             transaction.put(key, entry)

@@ -5,7 +5,7 @@ to the request that carries it (`messages`), JSON to `api.operations`. Keys are 
 milliseconds.
 """
 
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -13,7 +13,7 @@ from kvactor.core import records
 from kvactor.core.keyspace import Context, Keyspace, Page
 from kvactor.core.records import MISSING, NEVER, TOMBSTONE
 from kvactor.core.transaction import Transaction
-from kvactor.core.work import Steps
+from kvactor.core.work import LOOKUP, RANGE, STEP_SIZE, UNLIMITED, WRITE, Steps
 from kvactor.errors import InvalidRequest, KeyNotFound, NotAnInteger, RangeTooLarge
 
 R = TypeVar("R")
@@ -27,6 +27,9 @@ _integer = msgspec.json.Decoder(int)
 
 class Operation(msgspec.Struct, Generic[R], frozen=True, gc=False):
     """An operation whose result is an `R`. It runs within a transaction: it may write in steps."""
+
+    #: units of work that it walks at least
+    least_work: ClassVar[int] = LOOKUP
 
     def run(self, keys: Keyspace, context: Context, transaction: Transaction) -> R | Steps[R]:
         """Do it, at once or in steps."""
@@ -63,6 +66,8 @@ class Set(PlainOperation[bool], frozen=True):
     After `ttl` the key expires. The result is whether the key is new. Within a transaction it is
     looked up only if `report_created`: a transaction that only writes reads nothing.
     """
+
+    least_work: ClassVar[int] = WRITE
 
     key: bytes
     value: bytes
@@ -104,6 +109,8 @@ class Delete(PlainOperation[bool], frozen=True):
 class Increment(Operation[int], frozen=True):
     """Add to a key's integer; a missing one is 0. The result is the sum. The expiry stays."""
 
+    least_work: ClassVar[int] = LOOKUP + WRITE
+
     key: bytes
     by: int
 
@@ -131,6 +138,8 @@ class Range(PlainOperation[Page], frozen=True):
     With `values` false, their records end before the value.
     """
 
+    least_work: ClassVar[int] = RANGE
+
     start: bytes = b""
     end: bytes | None = None
     limit: int = 100
@@ -148,6 +157,7 @@ class Range(PlainOperation[Page], frozen=True):
             self.end,
             self.limit,
             room=context.max_result_size,
+            work=context.max_walk,
             reverse=self.reverse,
             values=self.values,
         )
@@ -159,6 +169,8 @@ class DeleteRange(Operation[int], frozen=True):
     The result is how many there were.
     """
 
+    least_work: ClassVar[int] = RANGE
+
     start: bytes
     end: bytes | None
 
@@ -167,12 +179,19 @@ class DeleteRange(Operation[int], frozen=True):
         start, deleted, limit = self.start, 0, keys.settings.max_batch_size
         more = True
         while more:
-            # Records without their values, at most `limit` of them in all.
-            most = min(DELETED_PER_STEP, limit - deleted)
-            page = keys.scan(context, transaction, start, self.end, most, room=_UNBOUNDED, values=False)
+            page = keys.scan(
+                context,
+                transaction,
+                start,
+                self.end,
+                min(DELETED_PER_STEP, limit - deleted + 1),
+                room=UNLIMITED,
+                work=STEP_SIZE,
+                values=False,
+            )
             deleted += len(page.items)
             more = page.more
-            if more and deleted == limit:
+            if deleted > limit:
                 raise RangeTooLarge(
                     f"The range has more keys than the {limit} that one revision may delete. Delete "
                     "parts of it.",
@@ -180,8 +199,8 @@ class DeleteRange(Operation[int], frozen=True):
                 )
             for key, _ in page.items:
                 keys.write(context, transaction, key, TOMBSTONE)
-            if more:
-                start = page.items[-1][0] + b"\0"
+            if page.last is not None:
+                start = page.last + b"\0"
                 if context.spent >= context.step_end:
                     yield
         return deleted
@@ -189,9 +208,6 @@ class DeleteRange(Operation[int], frozen=True):
 
 #: Keys of a range that are deleted in one step, at most.
 DELETED_PER_STEP = 500
-
-#: More bytes than any page has.
-_UNBOUNDED = 1 << 63
 
 #: Of Get a record or None, of Set whether the key is new, of Delete whether it was there, of Increment
 #: the sum, of Range a page, of DeleteRange how many there were.

@@ -11,7 +11,8 @@ from operator import itemgetter
 from sortedcontainers import SortedList
 
 from kvactor.core.protocols import Tree
-from kvactor.core.records import ENTRY_OVERHEAD, MISSING, TOMBSTONE, Entry, Missing, expiry_of
+from kvactor.core.records import ENTRY_OVERHEAD, MISSING, TOMBSTONE, Entry, Missing
+from kvactor.core.work import SORT, STEP, UNCHARGED, Work
 
 Items = Iterator[tuple[bytes, Entry]]
 
@@ -47,17 +48,22 @@ class Overlay(dict[bytes, Entry]):
         self.update(above)
         self.size += above.size
 
-    def range(self, start: bytes, end: bytes | None, reverse: bool) -> Items:
-        """Yield the entries from `start` up to but not including `end` in key order, tombstones too."""
-        self.order()
+    def range(self, start: bytes, end: bytes | None, reverse: bool, work: Work) -> Items:
+        """Yield the entries from `start` up to but not including `end` in key order, tombstones too.
+
+        Charges each step.
+        """
+        self.order(work)
         for key in self._order.irange(start, end, inclusive=(True, False), reverse=reverse):
+            work.charge(STEP)
             yield key, self[key]
 
-    def order(self) -> None:
+    def order(self, work: Work) -> None:
         """Sort the new keys now, so that the next range does not have to."""
         # Keys are never taken away, and a dict has its newest last.
         new = len(self) - len(self._order)
         if new:
+            work.charge(new // SORT)
             self._order.update(islice(reversed(self), new))
 
 
@@ -88,7 +94,7 @@ class Memtable(Overlay):
         self._merged += len(above)
         # The size is an estimate: an overwritten entry counts as an average one.
         self.size = self.grown * len(self) // self._merged
-        self.order()
+        self.order(UNCHARGED)
 
 
 class View:
@@ -98,21 +104,23 @@ class View:
         self._layers = tuple(layers)
         self._tree = tree
 
-    def find(self, key: bytes) -> bytes | Missing:
-        """Return the record of `key`, expired or not. Raises `RecordDamaged`."""
+    def find(self, key: bytes, work: Work, value: bool = True) -> bytes | Missing:
+        """Return the record of `key`, expired or not; without `value`, it may end before its value.
+
+        Raises `RecordDamaged`.
+        """
         for layer in self._layers:
             entry = layer.get(key, MISSING)
             if entry is not MISSING:
                 return MISSING if entry is TOMBSTONE else entry
-        return self._tree.get(key)
+        return self._tree.get(key, work) if value else self._tree.head(key, work)
 
-    def get(self, key: bytes, now: int) -> bytes | Missing:
-        """Return the record of `key` that has not expired by `now`. Raises `RecordDamaged`."""
-        record = self.find(key)
-        return MISSING if record is MISSING or expiry_of(record) <= now else record
-
-    def ranges(self, start: bytes, end: bytes | None, reverse: bool) -> list[Items]:
-        """Return the range of every layer and of the tree, the topmost first."""
-        return [layer.range(start, end, reverse) for layer in self._layers] + [
-            self._tree.range(start, end, reverse)
+    def ranges(
+        self, start: bytes, end: bytes | None, reverse: bool, values: bool, work: Work
+    ) -> list[Items]:
+        """Return the range of every layer and of the tree, the topmost first. Without `values`, records
+        may end before the value.
+        """
+        return [layer.range(start, end, reverse, work) for layer in self._layers] + [
+            self._tree.range(start, end, reverse, values, work)
         ]

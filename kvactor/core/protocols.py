@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from kvactor.core.records import Entry, Missing, Revision
+from kvactor.core.work import Work
 
 Done = Callable[[BaseException | None], None]
 #: Takes the revisions read; the error is `DataDamaged` if the first revision is damaged.
@@ -70,11 +71,20 @@ class Tree(Protocol):
     def keys(self) -> int:
         """How many keys there are, as of the snapshot."""
 
-    def get(self, key: bytes) -> bytes | Missing:
-        """Return a key's record. Raises `RecordDamaged`."""
+    def get(self, key: bytes, work: Work) -> bytes | Missing:
+        """Return a key's record. Charges its bytes before they are read. Raises `RecordDamaged`."""
 
-    def range(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
-        """Yield keys and records from `start` up to but not including `end`. Raises `RecordDamaged`."""
+    def head(self, key: bytes, work: Work) -> bytes | Missing:
+        """Return a key's record up to its value, which is neither read nor charged (a record of format
+        1 is). Raises `RecordDamaged`.
+        """
+
+    def range(
+        self, start: bytes, end: bytes | None, reverse: bool, values: bool, work: Work
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield keys and records from `start` up to but not including `end`; without `values`, the
+        records end before the value. Charges each step. Raises `RecordDamaged`.
+        """
 
     def expired(self, after: tuple[int, bytes], now: int) -> Iterator[tuple[int, bytes]]:
         """Yield (expiry, key) of the records that expire by `now`, soonest first, those behind

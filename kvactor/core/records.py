@@ -3,12 +3,15 @@
 A record is one `bytes` object, so that a million keys are not a million objects for the garbage
 collector to walk:
 
-    crc32 (4) | mod revision (8) | create revision (8) | expires at (8) |
-    length of content type (1) | content type | value
+    head checksum (4) | mod revision (8) | create revision (8) | expires at (8) |
+    length of content type (1) | value checksum (4) | content type | value
 
 Integers are big-endian; times are milliseconds since the Unix epoch, and `NEVER` stands for no
-expiry. The checksum covers the key too, so a record that turns up under another key is noticed. A
-record with mod revision 0 is a draft: written in a transaction that has not committed.
+expiry. Checksums are crc32. That of the head covers the key and all up to the value, so a record that
+turns up under another key is noticed, and a head can be read without its value. The top bit of the mod
+revision is set. It is not set in records of format 1 (version 0.1), which have no value checksum: the
+first checksum covers all of them. A record with mod revision 0 is a draft: written in a transaction
+that has not committed.
 
 A revision is one committed write, batch or transaction: what one row of the journal holds.
 """
@@ -50,11 +53,17 @@ NEVER = (1 << 64) - 1
 HIDDEN = b"\xff"
 MAX_CONTENT_TYPE_SIZE = 255
 
+#: Set in the mod revision of a record whose value has a checksum of its own.
+_SPLIT = 1 << 63
+_SPLIT_BYTE = 0x80
+
 #: The fields behind the checksum: two revisions, the expiry, the length of the content type.
 _HEADER = Struct(">QQQB")
 _STAMP = Struct(">QQ")
-_DRAFT = Struct(">20xQB")
-HEADER_SIZE = 4 + _HEADER.size
+_DRAFT = Struct(">4xQ8xQBI")
+#: Bytes up to the content type, in format 1 and now.
+OLD_HEADER_SIZE = 4 + _HEADER.size
+HEADER_SIZE = OLD_HEADER_SIZE + 4
 _read_expiry = Struct(">20xQ").unpack_from
 _read_life = Struct(">12xQQ").unpack_from
 
@@ -86,57 +95,86 @@ def encode(
 
 
 def draft(value: bytes, content_type: str, expires_at: int = NEVER) -> bytes:
-    """Return a record without its revisions, and without its checksum."""
+    """Return a record without its revisions, and without the checksum of its head."""
     if expires_at == NEVER and content_type == "application/json":
-        return _USUAL + value
+        return _USUAL + crc32(value).to_bytes(4, "big") + _JSON + value
     kind = content_type.encode("ascii")
-    return _DRAFT.pack(expires_at, len(kind)) + kind + value
+    return _DRAFT.pack(_SPLIT, expires_at, len(kind), crc32(value)) + kind + value
 
 
 def stamp(key: bytes, draft: bytes, revision: int, created: int) -> bytes:
     """Return `draft` with its checksum and revisions: a commit does this to a transaction's writes."""
-    rest = _STAMP.pack(revision, created) + draft[20:]
-    return _checksum(rest, key) + rest
+    end = HEADER_SIZE + draft[28]
+    head = _STAMP.pack(revision | _SPLIT, created) + draft[20:end]
+    return _checksum(head, key) + head + draft[end:]
+
+
+def head_size(record: bytes | memoryview) -> int:
+    """Return how many bytes of a record, which may be damaged, can be verified without the others."""
+    if len(record) < OLD_HEADER_SIZE or not record[4] & _SPLIT_BYTE:
+        return len(record)
+    return min(HEADER_SIZE + record[28], len(record))
+
+
+def verify_head(key: bytes, head: bytes) -> None:
+    """Raise `RecordDamaged` unless a head, as long as `head_size` says, was stored under `key`."""
+    # Slices, though they copy: for all but huge values they cost less than a memoryview.
+    if len(head) < OLD_HEADER_SIZE or head[:4] != _checksum(head[4:], key):
+        raise _damaged(key)
 
 
 def verify(key: bytes, record: bytes) -> None:
-    """Raise `RecordDamaged` unless the checksum of `record`, as stored under `key`, is right."""
-    # Slices, though they copy: for all but huge values they cost less than a memoryview.
-    if len(record) < HEADER_SIZE or record[:4] != _checksum(record[4:], key):
-        raise RecordDamaged(
-            f"The stored record of key {key.decode(errors='replace')!r} fails its checksum."
-        )
+    """Raise `RecordDamaged` unless the checksums of `record`, as stored under `key`, are right."""
+    size = head_size(record)
+    verify_head(key, record[:size])
+    if size < HEADER_SIZE or not record[4] & _SPLIT_BYTE:
+        return
+    if crc32(record[size:]).to_bytes(4, "big") != record[OLD_HEADER_SIZE:HEADER_SIZE]:
+        raise _damaged(key)
+
+
+def _damaged(key: bytes) -> RecordDamaged:
+    return RecordDamaged(
+        f"The stored record of key {key.decode(errors='replace')!r} fails its checksum."
+    )
+
+
+def _value_at(record: bytes) -> int:
+    """Return where a record's value begins."""
+    return (HEADER_SIZE if record[4] & _SPLIT_BYTE else OLD_HEADER_SIZE) + record[28]
 
 
 def decode(record: bytes) -> Record:
     """Take a record apart."""
     revision, created, expires_at, length = _HEADER.unpack_from(record, 4)
-    end = HEADER_SIZE + length
-    return Record(revision, created, expires_at, record[HEADER_SIZE:end].decode("ascii"), record[end:])
+    end = _value_at(record)
+    kind = record[end - length : end].decode("ascii")
+    return Record(revision & ~_SPLIT, created, expires_at, kind, record[end:])
 
 
 def value_of(record: bytes) -> bytes:
     """Return a record's value alone."""
-    return record[HEADER_SIZE + record[HEADER_SIZE - 1] :]
+    return record[_value_at(record) :]
 
 
 def without_value(record: bytes) -> bytes:
     """Return a record up to its value."""
-    return record[: HEADER_SIZE + record[HEADER_SIZE - 1]]
+    return record[: _value_at(record)]
 
 
-_JSON = bytes([16]) + b"application/json"
-_USUAL = _DRAFT.pack(NEVER, 16) + b"application/json"
+_JSON = b"application/json"
+_USUAL = _DRAFT.pack(_SPLIT, NEVER, 16, 0)[:-4]
 
 
 def is_json(record: bytes) -> bool:
     """Is a record's content type plain JSON, without parameters?"""
-    return record[HEADER_SIZE - 1 : HEADER_SIZE + 16] == _JSON
+    end = _value_at(record)
+    return record[28] == len(_JSON) and record[end - 16 : end] == _JSON
 
 
 def revision_of(record: bytes) -> int:
     """Return a record's mod revision alone; 0: it is a draft."""
-    return int.from_bytes(record[4:12], "big")
+    return int.from_bytes(record[4:12], "big") & ~_SPLIT
 
 
 def created_of(record: bytes) -> int:

@@ -34,6 +34,7 @@ from kvactor.core.records import (
     expiry_of,
     stamp,
 )
+from kvactor.core.work import UNCHARGED, Work
 from kvactor.errors import DataDamaged, RecordDamaged
 
 #: A key, and its record or, deleted, None.
@@ -111,21 +112,21 @@ class Store:
             return self._flushing.revisions[-1].number
         return 0
 
-    def depends_on_range(self, start: bytes, end: bytes | None) -> int:
+    def depends_on_range(self, start: bytes, end: bytes | None, work: Work) -> int:
         """The same for an answer that depends on all from `start` up to but not including `end`."""
-        if any(self._staging.overlay.range(start, end, False)):
+        if any(self._staging.overlay.range(start, end, False, work)):
             return self.head
-        if any(self._flushing.overlay.range(start, end, False)):
+        if any(self._flushing.overlay.range(start, end, False, work)):
             return self._flushing.revisions[-1].number
         return 0
 
     def current(self, key: bytes) -> bytes | Missing:
-        """Return the record that a write of `key` replaces, expired or not.
+        """Return the record that a write of `key` replaces, expired or not, perhaps without its value.
 
         A damaged record is returned as an empty one, so that it can be replaced or deleted.
         """
         try:
-            return self.staged.find(key)
+            return self.staged.find(key, UNCHARGED, value=False)
         except RecordDamaged:
             return _DAMAGED
 
@@ -247,7 +248,7 @@ class Store:
         self._frozen, self.memtable = self.memtable, Memtable()
         self._folding = self.revision
         self._look()
-        return self._frozen.range(b"", None, reverse=False)
+        return self._frozen.range(b"", None, False, Work())
 
     def drop_frozen(self) -> None:
         """Drop the frozen memtable: the tree has its entries. Raises `OutOfOrder` if there is none, or

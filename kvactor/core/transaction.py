@@ -11,6 +11,7 @@ from typing import Final
 from kvactor.core.conflicts import ReadSet
 from kvactor.core.overlay import Items, Overlay
 from kvactor.core.records import MISSING, NEVER, Entry, Missing
+from kvactor.core.work import Work
 from kvactor.errors import KvactorError, TransactionConflict, TransactionNotFound
 
 
@@ -148,9 +149,9 @@ class Transaction:
                 return entry
         return MISSING
 
-    def ranges(self, start: bytes, end: bytes | None, reverse: bool) -> list[Items]:
+    def ranges(self, start: bytes, end: bytes | None, reverse: bool, work: Work) -> list[Items]:
         """Return the range of every overlay, the topmost first."""
-        return [overlay.range(start, end, reverse) for overlay in reversed(self.overlays)]
+        return [overlay.range(start, end, reverse, work) for overlay in reversed(self.overlays)]
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Write a draft or a TOMBSTONE."""

@@ -18,12 +18,14 @@ R = TypeVar("R")
 
 #: One key is looked up, through all overlays down to the tree.
 LOOKUP: Final = 2
+#: Keys of an overlay that are sorted for one unit.
+SORT: Final = 4
 #: A range is opened, in all overlays and in the tree.
 RANGE: Final = 10
 #: One entry is stepped over in a range, in one overlay or in the tree.
 STEP: Final = 1
-#: One entry is written: into an overlay, and later through the store's overlays into the memtable.
-WRITE: Final = 3
+#: One entry is written: into an overlay, or, staged, through the store's overlays into the memtable.
+WRITE: Final = 2
 #: A range is noted in a read set and in the index of read sets, or is taken out of them.
 READ_RANGE: Final = 20
 #: One transaction conflicts.
@@ -49,14 +51,26 @@ class Work(msgspec.Struct, gc=False):
     spent: int = 0
     step_end: int = UNLIMITED
 
+    def require(self, units: int) -> None:
+        """Raise `RequestTooExpensive` if so many more units are beyond the limit."""
+        if self.spent + units > self.limit:
+            raise self._too_expensive()
+
     def charge(self, units: int) -> None:
         """Count units that are about to be walked. Raises `RequestTooExpensive` beyond the limit."""
         self.spent += units
         if self.spent > self.limit:
-            raise RequestTooExpensive(
-                f"The request walks more than {self.limit} units of work (max_request_work): keys that "
-                "it looks up or steps over, deleted and expired ones too, bytes that it reads, entries "
-                "that it writes. Nothing was done. Ask for less at once: fewer operations, or a "
-                "smaller range.",
-                details={"limit": self.limit},
-            )
+            raise self._too_expensive()
+
+    def _too_expensive(self) -> RequestTooExpensive:
+        return RequestTooExpensive(
+            f"The request walks more than {self.limit} units of work (max_request_work): keys that "
+            "it looks up or steps over, deleted and expired ones too, bytes that it reads, entries "
+            "that it writes. Nothing was done. Ask for less at once: fewer operations, or a "
+            "smaller range.",
+            details={"limit": self.limit},
+        )
+
+
+#: For work that is bounded otherwise.
+UNCHARGED: Final = Work()

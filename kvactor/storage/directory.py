@@ -22,7 +22,9 @@ from kvactor.storage.journal import LmdbJournal
 from kvactor.storage.memory import MemoryJournal, MemoryTree
 from kvactor.storage.tree import LmdbTree
 
-FORMAT = 1
+#: The layout's version. Records of format 1 have one checksum, not two; they are read, too.
+FORMAT = 2
+OLDEST_FORMAT = 1
 
 
 class Storage(msgspec.Struct, frozen=True):
@@ -128,15 +130,13 @@ def _check_format(path: Path) -> None:
                 f"{path} has a journal or a tree but no FORMAT file: it is no data directory "
                 "of kvactor's, or it is damaged."
             )
-        draft = path / "FORMAT.new"
-        with draft.open("w") as out:
-            out.write(f"kvactor {FORMAT}\n")
-            out.flush()
-            os.fsync(out.fileno())
-        draft.rename(file)
-        _sync(path)
+        _write_format(path)
     match file.read_text(errors="replace").split():
         case ["kvactor", version] if version.isdecimal() and int(version) == FORMAT:
+            return
+        case ["kvactor", version] if version.isdecimal() and OLDEST_FORMAT <= int(version) < FORMAT:
+            # Before a record of the new format is written: an older version could not read it.
+            _write_format(path)
             return
         case ["kvactor", version] if version.isdecimal() and int(version) > FORMAT:
             raise FormatUnsupported(
@@ -147,6 +147,16 @@ def _check_format(path: Path) -> None:
     raise FormatUnsupported(
         f"{file} is not a FORMAT file of kvactor's: this is no data directory, or it is damaged."
     )
+
+
+def _write_format(path: Path) -> None:
+    draft = path / "FORMAT.new"
+    with draft.open("w") as out:
+        out.write(f"kvactor {FORMAT}\n")
+        out.flush()
+        os.fsync(out.fileno())
+    draft.rename(path / "FORMAT")
+    _sync(path)
 
 
 def _sync(folder: Path) -> None:

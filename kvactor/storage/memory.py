@@ -17,7 +17,9 @@ from kvactor.core.records import (
     decode_revision,
     encode_revision,
     expiry_of,
+    without_value,
 )
+from kvactor.core.work import STEP, Work
 from kvactor.errors import DataDamaged
 
 
@@ -87,14 +89,23 @@ class MemoryTree:
         """See `Tree`."""
         return len(self._records)
 
-    def get(self, key: bytes) -> bytes | Missing:
-        """See `Tree`."""
+    def get(self, key: bytes, work: Work) -> bytes | Missing:
+        """See `Tree`. Nothing is read or copied, so nothing is charged."""
         return self._records.get(key, MISSING)
 
-    def range(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+    def head(self, key: bytes, work: Work) -> bytes | Missing:
+        """See `Tree`."""
+        record = self._records.get(key, MISSING)
+        return MISSING if record is MISSING else without_value(record)
+
+    def range(
+        self, start: bytes, end: bytes | None, reverse: bool, values: bool, work: Work
+    ) -> Iterator[tuple[bytes, bytes]]:
         """See `Tree`."""
         for key in self._records.irange(start, end, inclusive=(True, False), reverse=reverse):
-            yield key, self._records[key]
+            work.charge(STEP)
+            record = self._records[key]
+            yield key, record if values else without_value(record)
 
     def expired(self, after: tuple[int, bytes], now: int) -> Iterator[tuple[int, bytes]]:
         """See `Tree`."""

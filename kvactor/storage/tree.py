@@ -15,15 +15,19 @@ import lmdb
 
 from kvactor.core.protocols import Done
 from kvactor.core.records import (
-    HEADER_SIZE,
     MISSING,
     NEVER,
+    OLD_HEADER_SIZE,
     TOMBSTONE,
     Entry,
     Missing,
     expiry_of,
+    head_size,
     verify,
+    verify_head,
+    without_value,
 )
+from kvactor.core.work import BYTES, STEP, Work
 from kvactor.errors import RecordDamaged
 from kvactor.storage.environment import free_space, open_environment
 
@@ -48,36 +52,47 @@ class LmdbTree:
         self._look()
 
     def _look(self) -> None:
-        self._read = self._env.begin(self._records)
+        # Buffers: the length of a record is known before it is copied.
+        self._read = self._env.begin(self._records, buffers=True)
         self.applied: int = _NUMBER.unpack(self._read.get(_APPLIED, bytes(8), self._meta))[0]
         self.keys = self._read.stat(self._records)["entries"]
 
-    def get(self, key: bytes) -> bytes | Missing:
-        """See `Tree`."""
+    def _find(self, key: bytes) -> memoryview | None:
         try:
-            record = self._read.get(key, MISSING)
+            return self._read.get(key)
         except lmdb.Error as error:
             raise _unreadable(key, error) from error
-        if record is not MISSING:
-            verify(key, record)
-        return record
 
-    def range(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+    def get(self, key: bytes, work: Work) -> bytes | Missing:
         """See `Tree`."""
+        found = self._find(key)
+        return MISSING if found is None else _record(key, found, work)
+
+    def head(self, key: bytes, work: Work) -> bytes | Missing:
+        """See `Tree`."""
+        found = self._find(key)
+        return MISSING if found is None else _head(key, found, work)
+
+    def range(
+        self, start: bytes, end: bytes | None, reverse: bool, values: bool, work: Work
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """See `Tree`."""
+        read = _record if values else _head
         try:
             with self._read.cursor() as cursor:
                 if not reverse:
                     items = cursor.iternext() if cursor.set_range(start) else iter(())
-                    inside = takewhile(lambda item: end is None or item[0] < end, items)
+                    inside = takewhile(lambda item: end is None or bytes(item[0]) < end, items)
                 else:
                     # iterprev begins at the last key below `end`.
                     beyond = end is not None and cursor.set_range(end)
-                    found = cursor.prev() if beyond else cursor.last()
-                    items = cursor.iterprev() if found else iter(())
-                    inside = takewhile(lambda item: item[0] >= start, items)
-                for key, record in inside:
-                    verify(key, record)
-                    yield key, record
+                    placed = cursor.prev() if beyond else cursor.last()
+                    items = cursor.iterprev() if placed else iter(())
+                    inside = takewhile(lambda item: bytes(item[0]) >= start, items)
+                for place, found in inside:
+                    work.charge(STEP)
+                    key = bytes(place)
+                    yield key, read(key, found, work)
         except lmdb.Error as error:
             raise _unreadable(start, error) from error
 
@@ -88,10 +103,10 @@ class LmdbTree:
             if cursor.set_range_dup(_NUMBER.pack(expires_at), key + b"\0") or cursor.set_range(
                 _NUMBER.pack(expires_at + 1)
             ):
-                for number, key in cursor:
+                for number, place in cursor:
                     if (expires_at := _NUMBER.unpack(number)[0]) > now:
                         return
-                    yield expires_at, key
+                    yield expires_at, bytes(place)
 
     def fold(self, changes: Iterable[tuple[bytes, Entry]], applied: int, done: Done) -> None:
         """See `Tree`."""
@@ -129,10 +144,25 @@ class LmdbTree:
         self._env.close()
 
 
+def _record(key: bytes, found: memoryview, work: Work) -> bytes:
+    work.charge(len(found) // BYTES)
+    record = bytes(found)
+    verify(key, record)
+    return record
+
+
+def _head(key: bytes, found: memoryview, work: Work) -> bytes:
+    size = head_size(found)
+    work.charge(size // BYTES)
+    head = bytes(found[:size])
+    verify_head(key, head)
+    return without_value(head)
+
+
 def _unreadable(key: bytes, error: lmdb.Error) -> RecordDamaged:
     return RecordDamaged(f"The tree cannot be read at key {key.decode(errors='replace')!r}: {error}.")
 
 
 def _indexed_expiry(record: bytes) -> int:
     """Return the indexed expiry of a record that is about to be replaced; it may be damaged."""
-    return expiry_of(record) if len(record) >= HEADER_SIZE else NEVER
+    return expiry_of(record) if len(record) >= OLD_HEADER_SIZE else NEVER

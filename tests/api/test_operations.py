@@ -43,7 +43,7 @@ CASES: list[tuple[dict[str, object], Operation[Any], Any, object]] = [
     (
         {"op": "range", "prefix": "a", "end": "aa", "limit": 1, "reverse": True},
         Range(b"a", b"aa", 1, reverse=True),
-        Page([(b"a", RECORD)], more=True),
+        Page([(b"a", RECORD)], b"a"),
         {"items": [ITEM], "more": True},
     ),
     ({"op": "delete_range", "prefix": "a"}, DeleteRange(b"a", b"b"), 2, {"deleted": 2}),

@@ -22,6 +22,7 @@ from kvactor.core.messages import (
 )
 from kvactor.core.operations import INTEGERS, Delete, Get, Increment, Range
 from kvactor.core.records import MISSING, NEVER, Missing, decode_revision, value_of
+from kvactor.core.work import Work
 from kvactor.errors import (
     ChecksFailed,
     KeyNotFound,
@@ -388,13 +389,19 @@ def test_a_transaction_that_deleted_a_record_conflicts_once_that_has_expired() -
 class DamagedTree(HeldTree):
     """A tree in which `bad` fails its checksum."""
 
-    def get(self, key: bytes) -> bytes | Missing:
-        if key == b"bad" and super().get(key) is not MISSING:
+    def get(self, key: bytes, work: Work) -> bytes | Missing:
+        if key == b"bad" and super().get(key, work) is not MISSING:
             raise RecordDamaged("bad")
-        return super().get(key)
+        return super().get(key, work)
 
-    def range(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
-        for key, record in super().range(start, end, reverse):
+    def head(self, key: bytes, work: Work) -> bytes | Missing:
+        self.get(key, work)
+        return super().head(key, work)
+
+    def range(
+        self, start: bytes, end: bytes | None, reverse: bool, values: bool, work: Work
+    ) -> Iterator[tuple[bytes, bytes]]:
+        for key, record in super().range(start, end, reverse, values, work):
             if key == b"bad":
                 raise RecordDamaged("bad")
             yield key, record

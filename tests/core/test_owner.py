@@ -6,6 +6,7 @@ import pytest
 
 from kvactor.core.messages import AUTOCOMMIT, SHARED, Begin, Commit, Inspect, Open, Status, Stop
 from kvactor.core.records import value_of
+from kvactor.core.work import Work
 from kvactor.errors import DataDamaged, InvalidRequest, RecordDamaged, TransactionConflict
 from kvactor.settings import Settings
 from kvactor.storage.memory import MemoryJournal, MemoryTree
@@ -176,8 +177,10 @@ def test_a_journal_with_a_gap_or_behind_its_tree_is_refused() -> None:
 
 def test_a_damaged_record_can_be_replaced_and_deleted() -> None:
     class DamagedTree(MemoryTree):
-        def get(self, key: bytes) -> Any:
+        def get(self, key: bytes, work: Work) -> Any:
             raise RecordDamaged(key.decode())
+
+        head = get
 
     harness = OwnerHarness(tree=DamagedTree())
     assert isinstance(harness.ask(get(b"a")).error, RecordDamaged)

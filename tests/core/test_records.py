@@ -1,3 +1,6 @@
+import struct
+from zlib import crc32
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,12 +10,53 @@ from kvactor.core.records import NEVER, Record, Revision
 from kvactor.errors import DataDamaged, RecordDamaged
 
 NUMBER = st.integers(0, NEVER)
+REVISION = st.integers(0, (1 << 63) - 1)
 KIND = st.text(
     st.characters(min_codepoint=32, max_codepoint=126), max_size=records.MAX_CONTENT_TYPE_SIZE
 )
 
 
-@given(st.binary(), st.binary(), KIND, NUMBER, NUMBER, NUMBER)
+def of_format_1(key: bytes, value: bytes, kind: str, expires_at: int, revision: int) -> bytes:
+    """A record as version 0.1 has written it."""
+    head = struct.pack(">QQQB", revision, 1, expires_at, len(kind))
+    rest = head + kind.encode() + value
+    return crc32(key + rest).to_bytes(4, "big") + rest
+
+
+@given(st.binary(), st.binary(), KIND, NUMBER, REVISION)
+def test_a_record_of_format_1_is_read_and_its_damage_is_noticed(
+    key: bytes, value: bytes, kind: str, expires_at: int, revision: int
+) -> None:
+    record = of_format_1(key, value, kind, expires_at, revision)
+    records.verify(key, record)
+    assert records.decode(record) == Record(revision, 1, expires_at, kind, value)
+    assert records.value_of(record) == value
+    assert records.is_json(record) == (kind == "application/json")
+    assert records.without_value(record) + value == record
+    assert records.head_size(record) == len(record)
+    for place in (0, 4, 28, len(record) - 1):
+        damaged = bytearray(record)
+        damaged[place] ^= 0x80
+        with pytest.raises(RecordDamaged):
+            records.verify(key, bytes(damaged))
+
+
+@given(st.binary(min_size=1), st.binary(min_size=1), KIND)
+def test_a_head_is_read_without_its_value(key: bytes, value: bytes, kind: str) -> None:
+    record = records.encode(key, value, kind, NEVER, 7, 3)
+    head = record[: records.head_size(record)]
+    records.verify_head(key, head)
+    assert head == records.without_value(record)
+    assert (records.revision_of(head), records.created_of(head)) == (7, 3)
+    damaged = record[:-1] + bytes([record[-1] ^ 1])
+    records.verify_head(key, damaged[: records.head_size(damaged)])
+    with pytest.raises(RecordDamaged):
+        records.verify(key, damaged)
+    with pytest.raises(RecordDamaged):
+        records.verify_head(key + b"!", head)
+
+
+@given(st.binary(), st.binary(), KIND, NUMBER, REVISION, NUMBER)
 def test_a_record_comes_back_as_it_was(
     key: bytes, value: bytes, kind: str, expires_at: int, revision: int, created: int
 ) -> None:

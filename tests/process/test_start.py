@@ -246,12 +246,12 @@ def test_a_directory_of_a_newer_format_is_refused_and_left_alone(
     tmp_path: Path, data_dir: Path
 ) -> None:
     preload(data_dir, 1)
-    (data_dir / "FORMAT").write_text("kvactor 2\n")
+    (data_dir / "FORMAT").write_text("kvactor 3\n")
     before = (data_dir / "journal" / "data.mdb").read_bytes()
     said = refusal(tmp_path, data_dir)
     assert "has format 2" in said
     assert "Start it with a newer kvactor" in said
-    assert (data_dir / "FORMAT").read_text() == "kvactor 2\n"
+    assert (data_dir / "FORMAT").read_text() == "kvactor 3\n"
     assert (data_dir / "journal" / "data.mdb").read_bytes() == before
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from kvactor.core import records
 from kvactor.core.records import HIDDEN, NEVER, Record
+from kvactor.core.work import UNCHARGED
 from kvactor.settings import Settings
 from kvactor.tools.connections import AsyncConnection, AsyncEventStream
 from kvactor.tools.stress.checker import check
@@ -194,7 +195,9 @@ class _Run:
             )
 
     def _stored(self) -> Iterator[Item]:
-        for key, record in self._world.disk.tree.range(self.history.prefix.encode(), None, False):
+        for key, record in self._world.disk.tree.range(
+            self.history.prefix.encode(), None, False, True, UNCHARGED
+        ):
             if not key.startswith(HIDDEN):
                 taken = records.decode(record)
                 yield Item(key.decode(), msgspec.json.decode(taken.value), taken.revision)

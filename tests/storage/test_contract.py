@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from kvactor.core import records
 from kvactor.core.protocols import Journal, Tree
-from kvactor.core.records import MISSING, NEVER, TOMBSTONE, Entry, Revision
+from kvactor.core.records import MISSING, NEVER, TOMBSTONE, Entry, Revision, without_value
+from kvactor.core.work import BYTES, STEP, UNCHARGED, Work
+from kvactor.errors import RequestTooExpensive
 from kvactor.storage.journal import LmdbJournal
 from kvactor.storage.memory import MemoryJournal, MemoryTree
 from kvactor.storage.tree import LmdbTree
@@ -89,12 +91,25 @@ def test_a_journal_forgets_what_may_be_trimmed_with_later_appends(journal: Journ
 
 
 def test_a_tree_answers_from_its_last_snapshot(tree: Tree) -> None:
-    assert (tree.applied, tree.keys, tree.get(b"a")) == (0, 0, MISSING)
+    assert (tree.applied, tree.keys, tree.get(b"a", UNCHARGED)) == (0, 0, MISSING)
     fold(tree, {b"a": record(b"a"), b"b": record(b"b")}, 7)
-    assert (tree.applied, tree.keys, tree.get(b"a")) == (7, 2, record(b"a"))
+    assert (tree.applied, tree.keys, tree.get(b"a", UNCHARGED)) == (7, 2, record(b"a"))
     fold(tree, {b"a": TOMBSTONE, b"b": record(b"b", b"new"), b"never": TOMBSTONE}, 9)
     assert (tree.applied, tree.keys) == (9, 1)
-    assert (tree.get(b"a"), tree.get(b"b")) == (MISSING, record(b"b", b"new"))
+    assert (tree.get(b"a", UNCHARGED), tree.get(b"b", UNCHARGED)) == (MISSING, record(b"b", b"new"))
+
+
+def test_a_tree_charges_what_it_walks_before_it_reads_it(tree: Tree) -> None:
+    large = record(b"b", bytes(100 * BYTES))
+    fold(tree, {b"a": record(b"a"), b"b": large, b"c": record(b"c")}, 1)
+    work = Work()
+    assert len(list(tree.range(b"", None, False, False, work))) == 3
+    assert work.spent == 3 * STEP
+    assert tree.head(b"b", work) == without_value(large)
+    assert tree.head(b"d", work) is MISSING
+    assert work.spent == 3 * STEP
+    with pytest.raises(RequestTooExpensive):
+        list(tree.range(b"", None, False, True, Work(STEP)))
 
 
 KEY = st.binary(min_size=1, max_size=3)
@@ -120,7 +135,10 @@ def test_a_range_equals_that_of_a_sorted_dict(
     expected = [
         key for key in sorted(keys, reverse=reverse) if start <= key and (end is None or key < end)
     ]
-    assert list(tree.range(start, end, reverse)) == [(key, record(key)) for key in expected]
+    found = list(tree.range(start, end, reverse, True, UNCHARGED))
+    assert found == [(key, record(key)) for key in expected]
+    heads = list(tree.range(start, end, reverse, False, UNCHARGED))
+    assert heads == [(key, without_value(record(key))) for key in expected]
     tree.close()
 
 

@@ -10,6 +10,7 @@ import lmdb
 import pytest
 
 from kvactor.core.records import NEVER, TOMBSTONE, encode
+from kvactor.core.work import UNCHARGED
 from kvactor.errors import (
     DataDamaged,
     DataDirectoryError,
@@ -33,7 +34,7 @@ def test_a_journal_and_a_tree_that_are_opened_again_hold_the_same_contents(tmp_p
         fold(storage.tree, {b"a": record(b"a", b"v", 9)}, 1)
     with open_directory(tmp_path / "new" / "data", MAP_SIZE) as storage:
         assert list(storage.journal.replay(storage.tree.applied)) == [revision(2)]
-        assert storage.tree.get(b"a") == record(b"a", b"v", 9)
+        assert storage.tree.get(b"a", UNCHARGED) == record(b"a", b"v", 9)
         assert list(storage.tree.expired((0, b""), NEVER)) == [(9, b"a")]
 
 
@@ -89,6 +90,13 @@ def test_an_unknown_format_is_refused(tmp_path: Path, text: str, sentence: str) 
         with pytest.raises(FormatUnsupported, match=sentence):
             open_directory(tmp_path, MAP_SIZE)
     assert not (tmp_path / "journal").exists()
+
+
+def test_a_directory_of_format_1_is_opened_and_is_of_the_new_format_then(tmp_path: Path) -> None:
+    open_directory(tmp_path, MAP_SIZE).close()
+    (tmp_path / "FORMAT").write_text("kvactor 1\n")
+    open_directory(tmp_path, MAP_SIZE).close()
+    assert (tmp_path / "FORMAT").read_text() == f"kvactor {FORMAT}\n"
 
 
 @pytest.mark.parametrize("name", ["LOCK", "FORMAT", "FORMAT.new"])
@@ -178,12 +186,12 @@ def test_a_damaged_record_is_an_error_and_can_be_replaced(tmp_path: Path) -> Non
     tree = LmdbTree(tmp_path, MAP_SIZE)
     fold(tree, {b"b": record(b"b")}, 1)
     with pytest.raises(RecordDamaged, match="'a'"):
-        tree.get(b"a")
+        tree.get(b"a", UNCHARGED)
     with pytest.raises(RecordDamaged, match="'short'"):
-        list(tree.range(b"short", None, False))
-    assert tree.get(b"b") == record(b"b")
+        list(tree.range(b"short", None, False, True, UNCHARGED))
+    assert tree.get(b"b", UNCHARGED) == record(b"b")
     fold(tree, {b"a": record(b"a"), b"short": TOMBSTONE}, 2)
-    assert tree.get(b"a") == record(b"a")
+    assert tree.get(b"a", UNCHARGED) == record(b"a")
     assert list(tree.expired((0, b""), NEVER - 1)) == []
     tree.close()
 

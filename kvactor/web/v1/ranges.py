@@ -86,14 +86,16 @@ class RangeRoutes:
             raise InvalidRequest(f"limit is at most {self._settings.max_scan_limit}.")
         start, end = bounds(asked.prefix, asked.start, asked.end)
         if asked.cursor is not None:
-            last = _position(asked.cursor, reverse=asked.reverse)
+            position = _position(asked.cursor, reverse=asked.reverse)
             if asked.reverse:
-                end = last if end is None else min(end, last)
+                end = position if end is None else min(end, position)
             else:
-                start = max(start, last + b"\0")
+                start = max(start, position + b"\0")
         found: list[tuple[bytes, bytes]] = []
-        room, more = exchange.lease.share(self._settings.max_body_size, SMALL), True
+        room = exchange.lease.share(self._settings.max_body_size, SMALL)
         first: Answer[Page] | None = None
+        last: bytes | None = None
+        work = self._settings.max_request_work
         where = transaction(request, AUTOCOMMIT)
         async for part in self._parts(
             exchange, Range(start, end, asked.limit, asked.reverse, asked.values), where
@@ -101,11 +103,12 @@ class RangeRoutes:
             # The page has the revision of its oldest part: the changes after it miss nothing.
             first = first or part
             found += part.result.items
-            more = part.result.more
+            last = part.result.last
             room -= sum(len(record) for _, record in part.result.items)
-            if room <= 0:
+            work -= part.result.work
+            if room <= 0 or work <= 0:
                 break
-        cursor = _cursor(found[-1][0], reverse=asked.reverse) if more else None
+        cursor = None if last is None else _cursor(last, reverse=asked.reverse)
         items = [item(key, record, values=asked.values) for key, record in found]
         headers = dict(NOSNIFF)
         if cursor is not None:
@@ -132,10 +135,10 @@ class RangeRoutes:
                     raise
                 return
             yield answer
-            more = answer.result.more
             left -= len(answer.result.items)
-            if more:
-                last = answer.result.items[-1][0]
+            last = answer.result.last
+            more = last is not None
+            if last is not None:
                 start, end = (start, last) if asked.reverse else (last + b"\0", end)
 
 

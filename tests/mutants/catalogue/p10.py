@@ -143,11 +143,8 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/storage/tree.py",
-                "LmdbTree.get",
-                find="""
-                    if record is not MISSING:
-                        verify(key, record)
-                """,
+                "_record",
+                find="verify(key, record)",
                 replace="",
             ),
         ),

@@ -81,7 +81,7 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/keyspace.py",
                 "Keyspace.scan",
-                find="context.depend_on(store.depends_on_range(start, end))",
+                find="context.depend_on(store.depends_on_range(start, end, context))",
                 replace="",
             ),
         ),

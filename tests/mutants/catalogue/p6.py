@@ -14,11 +14,11 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/keyspace.py",
                 "Keyspace.exists",
-                find="return self.read(context, transaction, key) is not MISSING",
+                find="return self.read(context, transaction, key, value=False) is not MISSING",
                 replace="""
                     entry = transaction.get(key)
                     if entry is MISSING:
-                        return self._read_staged(context, key) is not MISSING
+                        return self._read_staged(context, key, value=False) is not MISSING
                     return entry is not TOMBSTONE
 """,
             ),
@@ -61,7 +61,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/keyspace.py",
-                "Keyspace.scan",
+                "Keyspace._saw_range",
                 find="""
                     for key, record in items:
                         if transaction.get(key) is MISSING:
@@ -190,7 +190,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/keyspace.py",
-                "Keyspace.scan",
+                "Keyspace._saw_range",
                 find="self._conflicts.saw_range(transaction, start, end)",
                 replace="""
                     for key, _ in items:

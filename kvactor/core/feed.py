@@ -48,7 +48,7 @@ class Feed:
     def publish(self, revisions: Sequence[Revision]) -> Iterator[Waiting]:
         """Take in revisions that are durable now, and return the readers that wait for them."""
         for revision in revisions:
-            size = _size(revision)
+            size = size_of(revision)
             self._tail.append((revision, size))
             self._size += size
         while len(self._tail) > TAIL or self._size > TAIL_SIZE:
@@ -99,7 +99,7 @@ class Feed:
                 )
             return None
         first = since + 1 - tail[0][0].number
-        return take((revision for revision, _ in islice(tail, first, None)), limit)
+        return _take(islice(tail, first, None), limit)
 
     # -- revisions older than the tail --
 
@@ -159,12 +159,16 @@ def take(revisions: Iterable[Revision], limit: int = SLICE) -> list[Revision]:
 
     Raises `DataDamaged` if the first cannot be read.
     """
+    return _take(((revision, size_of(revision)) for revision in revisions), limit)
+
+
+def _take(revisions: Iterable[tuple[Revision, int]], limit: int) -> list[Revision]:
     taken: list[Revision] = []
     room = SLICE_SIZE
     try:
-        for revision in islice(revisions, min(limit, SLICE)):
+        for revision, size in islice(revisions, min(limit, SLICE)):
             taken.append(revision)
-            room -= _size(revision)
+            room -= size
             if room < 0:
                 break
     except DataDamaged:
@@ -173,5 +177,6 @@ def take(revisions: Iterable[Revision], limit: int = SLICE) -> list[Revision]:
     return taken
 
 
-def _size(revision: Revision) -> int:
+def size_of(revision: Revision) -> int:
+    """Return the bytes of a revision's keys and records."""
     return sum(len(key) + len(record or b"") for key, record in revision.changes)

@@ -19,9 +19,9 @@ import msgspec
 
 from kvactor.core.conflicts import ConflictIndex
 from kvactor.core.executor import Executor
-from kvactor.core.feed import Feed, Waiting
+from kvactor.core.feed import Feed, Waiting, size_of
 from kvactor.core.keyspace import Context, Keyspace
-from kvactor.core.memory import Lease
+from kvactor.core.memory import SMALL, Lease
 from kvactor.core.messages import (
     AUTOCOMMIT,
     Answer,
@@ -55,7 +55,7 @@ from kvactor.core.store import Store
 from kvactor.core.transaction import Transaction
 from kvactor.core.transaction_manager import TransactionManager
 from kvactor.core.turns import FlowKey, Turns
-from kvactor.core.work import STEP_SIZE, UNLIMITED, Steps
+from kvactor.core.work import FOLLOW, STEP_SIZE, UNLIMITED, Steps
 from kvactor.errors import DataDamaged, KvactorError
 from kvactor.settings import Settings
 
@@ -368,6 +368,7 @@ class Owner:
     # -- the feed --
 
     def _changes(self, context: Context, message: Changes) -> list[Revision] | Deferred:
+        context.charge(FOLLOW)
         found = self._feed.read(message.since, message.limit, self._store.revision)
         if found is None:
             return Deferred.READ_JOURNAL
@@ -382,9 +383,12 @@ class Owner:
     def _history_read(self, context: Context, message: HistoryRead) -> None:
         if message.error is not None and not isinstance(message.error, DataDamaged):
             raise StorageFailed("the journal cannot be read") from message.error
-        for asked, reply, _ in self._feed.readers(message.since):
+        size = sum(map(size_of, message.revisions))
+        for asked, reply, lease in self._feed.readers(message.since):
             try:
                 found = self._feed.history(message, asked.limit, self._store.revision)
+                if size > SMALL:
+                    lease.acquire(size)
             except KvactorError as error:
                 self._answer_error(context, reply, error)
             else:

@@ -30,6 +30,8 @@ WRITE: Final = 2
 READ_RANGE: Final = 20
 #: One transaction conflicts.
 CONFLICT: Final = 5
+#: A follower of the feed is given revisions: their text is cut and sent.
+FOLLOW: Final = 50
 #: Bytes of a value that are read and checksummed for one unit.
 BYTES: Final = 1024
 

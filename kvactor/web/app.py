@@ -54,7 +54,7 @@ def create_app(
         "Keys": keys.routes() + RangeRoutes(settings).routes(),
         "Batches": batch.routes(),
         "Transactions": TransactionRoutes(new_id).routes(),
-        "Changes": ChangeRoutes(actor, settings, deadlines, subscribers).routes(),
+        "Changes": ChangeRoutes(actor, settings, deadlines, account, subscribers).routes(),
         "One shared transaction": simple.routes(),
         "About the server": StatusRoutes(actor).routes(),
     }

@@ -56,10 +56,10 @@ class _Stream:
         self._deadlines = deadlines
         self._lease = lease
 
-    async def write(self, data: bytes) -> None:
-        """See `Stream`."""
+    async def write(self, data: bytes | memoryview) -> None:
+        """See `Stream`. A view shares its memory with others: only a chunk of it counts."""
         if len(data) > SMALL:
-            self._lease.acquire(len(data))
+            self._lease.acquire(len(data) if isinstance(data, bytes) else CHUNK_SIZE)
         try:
             async with self._deadlines.limit(None):
                 for start in range(0, len(data), CHUNK_SIZE):

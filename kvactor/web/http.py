@@ -95,7 +95,7 @@ def json_response(
 class Stream(Protocol):
     """A response that is written as it comes."""
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Write, and return when the transport has no backlog left, except for the last chunk.
 
         Raises `TimeoutError` when the server stops meanwhile, `Overloaded`, and `ConnectionError`.

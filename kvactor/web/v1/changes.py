@@ -4,28 +4,37 @@ The rule: a follower asks for the next revisions when it has room for them. So a
 nothing but its own connection, and is disconnected when it does not read at all.
 """
 
+import asyncio
 import logging
-from collections.abc import Sequence
+import weakref
+from collections.abc import AsyncIterator, Sequence
 
 from kvactor import errors
 from kvactor.actor import StoreActor
-from kvactor.api.changes import ChangesPage, ChangesQuery, Event, event, events
-from kvactor.api.values import JSON, encode
+from kvactor.api.changes import (
+    CHANGES_PER_STEP,
+    ChangesPage,
+    ChangesQuery,
+    EncodedRevision,
+    Piece,
+)
+from kvactor.api.values import JSON
 from kvactor.core.feed import SLICE
-from kvactor.core.memory import SMALL
+from kvactor.core.memory import SMALL, Lease, MemoryAccount
 from kvactor.core.messages import Changes
 from kvactor.core.records import Revision
 from kvactor.errors import InvalidRequest, KvactorError
 from kvactor.settings import Settings
-from kvactor.web.http import REVISION, Exchange, Response, Stream, json_response, query, revision_in
+from kvactor.web.http import REVISION, Exchange, Response, Stream, query, revision_in
 from kvactor.web.limits import Deadlines, SubscriberLimit
 from kvactor.web.routes import LAST_EVENT_ID, ResponseSpec, Route
+from kvactor.web.steps import in_steps
 
 log = logging.getLogger(__name__)
 
 EVENTS = "text/event-stream"
 
-#: Events that are kept encoded, for all followers: how many, and how many bytes of them.
+#: Revisions that are kept encoded, for all followers: how many, and how many bytes of them.
 CACHE = 1024
 CACHE_SIZE = 8 * 1024 * 1024
 
@@ -38,12 +47,12 @@ class ChangeRoutes:
         actor: StoreActor,
         settings: Settings,
         deadlines: Deadlines,
+        account: MemoryAccount,
         subscribers: SubscriberLimit,
     ) -> None:
         self._actor = actor
         self._settings = settings
-        self._encoded: dict[int, bytes] = {}
-        self._encoded_size = 0
+        self._encoder = _Encoder(account)
         self._deadlines = deadlines
         self._subscribers = subscribers
 
@@ -94,7 +103,7 @@ class ChangeRoutes:
     async def _page(
         self, exchange: Exchange, asked: ChangesQuery, since: int, prefix: bytes
     ) -> Response:
-        found: list[Event] = []
+        found: list[Piece] = []
         looked, revision = 0, self._actor.revision
         room = exchange.lease.share(self._settings.max_body_size, SMALL)
         while looked < asked.limit and room > 0:
@@ -103,9 +112,8 @@ class ChangeRoutes:
                 break
             revision = answer.revision
             looked += len(answer.result)
-            room -= sum(len(record or b"") for one in answer.result for _, record in one.changes)
             since = answer.result[-1].number
-            found += events(answer.result, prefix)
+            room -= await self._add(found, answer.result, prefix)
         if asked.wait and not found:
             try:
                 async with self._deadlines.limit(asked.wait):
@@ -115,10 +123,20 @@ class ChangeRoutes:
                         if not answer.result:
                             break
                         since = answer.result[-1].number
-                        found += events(answer.result, prefix)
+                        await self._add(found, answer.result, prefix)
             except TimeoutError:
                 pass
-        return json_response(max(revision, since), ChangesPage(found, since))
+        # What the response takes is counted before it is made.
+        exchange.lease.acquire(sum(map(len, found)))
+        body = b'{"revisions":[%b],"since":%d}' % (b"".join(found[1:]), since)
+        return Response(max(revision, since), body)
+
+    async def _add(self, found: list[Piece], revisions: Sequence[Revision], prefix: bytes) -> int:
+        """Add revisions to a page, each behind a comma; return how many bytes they have."""
+        before = len(found)
+        async for _, pieces in self._encoder.cut(revisions, prefix):
+            found += (b",", *pieces)
+        return sum(map(len, found[before:]))
 
     async def _follow(self, exchange: Exchange, since: int, prefix: bytes) -> None:
         # Asked before the stream begins, so that an error has a status of its own.
@@ -129,15 +147,15 @@ class ChangeRoutes:
             "X-Content-Type-Options": "nosniff",
             REVISION: str(answer.revision),
         }
-        text = self._encode(answer.result, prefix) or b":\n\n"
+        text = await self._events(answer.result, prefix) or [b":\n\n"]
         stream: Stream | None = None
         try:
             stream = await exchange.stream(headers)
             while True:
                 if answer.result:
                     since = answer.result[-1].number
-                if text:
-                    await stream.write(text)
+                for piece in text:
+                    await stream.write(piece)
                 try:
                     async with self._deadlines.limit(self._settings.heartbeat):
                         answer = await exchange.ask(Changes(since, SLICE, wait=True))
@@ -145,12 +163,12 @@ class ChangeRoutes:
                     if self._deadlines.stopping:
                         return
                     # An event without data only sets the id from which the client resumes.
-                    text = b":\nid: %d\n\n" % since if prefix else b":\n\n"
+                    text = [b":\nid: %d\n\n" % since if prefix else b":\n\n"]
                     continue
                 if not answer.result:
                     # The server stops.
                     return
-                text = self._encode(answer.result, prefix)
+                text = await self._events(answer.result, prefix)
         except TimeoutError:
             # The server stops before this client has read its events: it resumes from there.
             if stream is not None:
@@ -158,25 +176,80 @@ class ChangeRoutes:
         except (ConnectionError, KvactorError) as error:
             log.debug("a reader of the changes has ended at revision %d: %s", since, error)
 
-    def _encode(self, revisions: Sequence[Revision], prefix: bytes) -> bytes:
-        if prefix:
-            return b"".join(_encode(event) for event in events(revisions, prefix))
-        encoded = self._encoded
-        found: list[bytes] = []
+    async def _events(self, revisions: Sequence[Revision], prefix: bytes) -> list[Piece]:
+        """Return revisions as server-sent events: small ones joined, large ones in shared pieces."""
+        small: list[Piece] = []
+        found: list[Piece] = []
+        async for number, pieces in self._encoder.cut(revisions, prefix):
+            event = (b"id: %d\ndata: " % number, *pieces, b"\n\n")
+            if sum(map(len, event)) <= SMALL:
+                small += event
+            else:
+                found += (b"".join(small), *event)
+                small = []
+        return [piece for piece in (*found, b"".join(small)) if piece]
+
+
+class _Encoder:
+    """Encodes each revision once for all followers, in steps between which others are served.
+
+    The last ones are kept: `CACHE` of them at most, and `CACHE_SIZE` bytes, or one that is larger. All
+    that are in use count in the account of memory.
+    """
+
+    def __init__(self, account: MemoryAccount) -> None:
+        self._account = account
+        self._encoded: dict[int, EncodedRevision] = {}
+        self._size = 0
+        self._encoding: dict[int, asyncio.Future[EncodedRevision]] = {}
+
+    async def cut(
+        self, revisions: Sequence[Revision], prefix: bytes
+    ) -> AsyncIterator[tuple[int, list[Piece]]]:
+        """Yield the number and the text of revisions; with a prefix, of those that change such keys.
+
+        Raises `Overloaded` if there is no memory to encode one.
+        """
         for revision in revisions:
-            text = encoded.get(revision.number)
-            if text is None:
-                text = encoded[revision.number] = _encode(event(revision))
-                self._encoded_size += len(text)
-                while len(encoded) > CACHE or self._encoded_size > CACHE_SIZE:
-                    self._encoded_size -= len(encoded.pop(next(iter(encoded))))
-            found.append(text)
-        return b"".join(found)
+            encoded = self._encoded.get(revision.number) or await self._encode(revision)
+            if pieces := encoded.cut(prefix):
+                yield revision.number, pieces
 
+    async def _encode(self, revision: Revision) -> EncodedRevision:
+        if len(revision.changes) < CHANGES_PER_STEP:
+            return self._keep(revision.number, await self._take_steps(revision))
+        task = self._encoding.get(revision.number)
+        if task is None:
+            task = asyncio.ensure_future(self._take_steps(revision))
+            self._encoding[revision.number] = task
+            task.add_done_callback(lambda done: self._encoded_now(revision.number, done))
+        return await asyncio.shield(task)
 
-#: Lines may end between the tokens of a stored JSON value, but not within an event's data.
-_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
+    async def _take_steps(self, revision: Revision) -> EncodedRevision:
+        lease = Lease(self._account, self._account.nobody)
+        size = sum(len(key) + len(record or b"") for key, record in revision.changes)
+        if size > SMALL:
+            lease.acquire(size)
+        try:
+            encoded = await in_steps(EncodedRevision.steps(revision))
+        except BaseException:
+            lease.close()
+            raise
+        lease.release()
+        if encoded.size > SMALL:
+            lease.acquire(encoded.size, refuse=False)
+            weakref.finalize(encoded, lease.close)
+        return encoded
 
+    def _encoded_now(self, number: int, task: "asyncio.Future[EncodedRevision]") -> None:
+        del self._encoding[number]
+        if not task.cancelled() and task.exception() is None:
+            self._keep(number, task.result())
 
-def _encode(event: Event) -> bytes:
-    return b"id: %d\ndata: %b\n\n" % (event.revision, encode(event).translate(_ONE_LINE))
+    def _keep(self, number: int, one: EncodedRevision) -> EncodedRevision:
+        encoded = self._encoded
+        encoded[number] = one
+        self._size += one.size
+        while len(encoded) > 1 and (len(encoded) > CACHE or self._size > CACHE_SIZE):
+            self._size -= encoded.pop(next(iter(encoded))).size
+        return one

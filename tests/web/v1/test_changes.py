@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from kvactor.actor import StoreActor
+from kvactor.api.changes import EncodedRevision
 from kvactor.core import feed
+from kvactor.core.memory import Lease
 from kvactor.core.messages import Tick
+from kvactor.core.records import Revision
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
 from kvactor.storage.memory import MemoryJournal
+from kvactor.web.server import ACCOUNT
 from kvactor.web.v1 import changes as web_changes
 from tests.web.conftest import PATIENCE, Answer, Client, Connection, FakeClock, Server, message
 from tests.web.v1.conftest import JSON, TEXT, ask, commit, opened, problem, put
@@ -115,8 +120,9 @@ async def test_a_page_ends_early_when_its_revisions_are_large(
     for number in range(5):
         await ask(client, "PUT", f"/v1/kv/k{number}", b"." * 400)
     got = await page(client)
-    assert [event["revision"] for event in got["revisions"]] == [1, 2, 3]
-    assert await revisions(client, f"since={got['since']}") == [4, 5]
+    # Each takes 400 bytes in base64, and about 150 around that.
+    assert [event["revision"] for event in got["revisions"]] == [1, 2]
+    assert await revisions(client, f"since={got['since']}") == [3, 4]
 
 
 @pytest.mark.parametrize(
@@ -421,3 +427,40 @@ async def test_followers_at_different_places_get_every_event_with_a_small_cache(
     for since in (5, 0, 4, 7, 2, 5):
         events = await follow(server, f"since={since}")
         assert await events.ids(8 - since) == list(range(since + 1, 9))
+
+
+# -- many followers of large revisions --
+
+
+async def test_a_revision_is_encoded_once_for_all_prefixes(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    steps = EncodedRevision.steps.__func__  # type: ignore[attr-defined]
+
+    def counted(kind: type[EncodedRevision], revision: Revision) -> Any:
+        made.append(revision.number)
+        return steps(kind, revision)
+
+    monkeypatch.setattr(EncodedRevision, "steps", classmethod(counted))
+    many = [{"op": "put", "key": f"k{number:04}", "value": 1} for number in range(1000)]
+    await ask(client, "POST", "/v1/batch", {"operations": many})
+    pages = [page(client, f"prefix=k{number:03}") for number in range(50)]
+    found = await asyncio.gather(*pages)
+    assert [len(one["revisions"][0]["changes"]) for one in found] == [10] * 50
+    assert made == [1]
+
+
+@pytest.mark.parametrize("settings", [Settings(max_in_flight_size=1 << 21)])
+async def test_a_page_that_memory_does_not_suffice_for_is_refused_before_it_is_made(
+    client: Client, app: web.Application
+) -> None:
+    account = app[ACCOUNT]
+    await ask(client, "PUT", "/v1/kv/a", b"." * 400_000)
+    other = Lease(account, account.connected("other"))
+    other.acquire(1_500_000)
+    refused = await ask(client, "GET", "/v1/changes")
+    assert (refused.status, refused.json()["code"]) == (503, "overloaded")
+    other.close()
+    account.disconnected("other")
+    assert (await ask(client, "GET", "/v1/changes")).status == 200

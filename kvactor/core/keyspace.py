@@ -23,6 +23,7 @@ from kvactor.core.work import (
     LOOKUP,
     RANGE,
     READ_RANGE,
+    STAGE,
     UNLIMITED,
     WRITE,
     Steps,
@@ -42,7 +43,7 @@ from kvactor.settings import Settings
 MAX_MEMTABLES = 4
 
 #: Entries that are staged in one step, at most.
-STAGED_PER_STEP = 1000
+STAGED_PER_STEP = 500
 
 
 class Context(Work, kw_only=True, gc=False):
@@ -307,7 +308,7 @@ class Keyspace:
             changed += really
             if self._conflicts:
                 self._invalidate_readers((key for key, _ in really), store.head + 1)
-            context.spent += WRITE * len(piece)
+            context.spent += STAGE * len(piece)
             if context.spent >= context.step_end:
                 yield
         store.add(staging, changed, context.now)

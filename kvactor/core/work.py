@@ -24,8 +24,10 @@ SORT: Final = 4
 RANGE: Final = 10
 #: One entry is stepped over in a range, in one overlay or in the tree.
 STEP: Final = 1
-#: One entry is written: into an overlay, or, staged, through the store's overlays into the memtable.
+#: One entry is written into an overlay.
 WRITE: Final = 2
+#: One entry is staged, and later applied to the memtable.
+STAGE: Final = 5
 #: A range is noted in a read set and in the index of read sets, or is taken out of them.
 READ_RANGE: Final = 20
 #: One transaction conflicts.

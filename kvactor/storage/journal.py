@@ -44,13 +44,14 @@ class LmdbJournal:
 
     def append(self, revisions: Sequence[Revision], done: Done) -> None:
         """See `Journal`."""
+        future = self._thread.submit(self._flush, revisions)
+        future.add_done_callback(lambda future: _report(future, done))
+
+    def _flush(self, revisions: Sequence[Revision]) -> None:
         rows = [
             (encode_revision_number(revision.number), encode_revision(revision))
             for revision in revisions
         ]
-        self._thread.submit(self._flush, rows).add_done_callback(lambda future: _report(future, done))
-
-    def _flush(self, rows: list[tuple[bytes, bytes]]) -> None:
         with self._env.begin(write=True) as txn:
             self._write(txn.cursor(), rows)
 

@@ -21,7 +21,7 @@ MANY = [b"k%03d" % number for number in range(100)]
 @pytest.fixture(autouse=True)
 def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, "STEP_SIZE", 20)
-    monkeypatch.setattr(owner, "DRAIN_SIZE", 40)
+    monkeypatch.setattr(owner, "DRAIN_SIZE", 400)
     monkeypatch.setattr(keyspace, "STAGED_PER_STEP", 10)
 
 

@@ -381,8 +381,10 @@ class Keyspace:
         )
 
     def _check_size(self, transaction: Transaction, more: int) -> None:
-        if transaction.size + more > self.settings.max_transaction_size:
+        size = transaction.size + more
+        if size > self.settings.max_transaction_size:
             raise TransactionTooLarge(
                 f"A transaction holds at most {self.settings.max_transaction_size} bytes of "
                 "writes and reads."
             )
+        transaction.lease.resize(size)

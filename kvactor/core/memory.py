@@ -98,6 +98,10 @@ class Lease(msgspec.Struct, gc=False, eq=False):
     size: int = 0
     closed: bool = False
 
+    def another(self) -> "Lease":
+        """Return an empty lease of the same client."""
+        return Lease(self.account, self.client)
+
     def check(self, size: int) -> None:
         """Raise `Overloaded` if so many more bytes are not left."""
         self.account.check(self.client, size, self.size)
@@ -121,10 +125,13 @@ class Lease(msgspec.Struct, gc=False, eq=False):
             return maximum
         return min(maximum, max(self.account.left(self.client) // 2, minimum))
 
-    def give_back(self, size: int) -> None:
-        """Hold so many bytes less."""
-        if not self.closed:
-            self._move(-size)
+    def resize(self, size: int) -> None:
+        """Hold `size` bytes. Raises `Overloaded` if it is more than now, and that is not left."""
+        if self.closed:
+            return
+        if size > self.size:
+            self.account.check(self.client, size - self.size, self.size)
+        self._move(size - self.size)
 
     def release(self) -> None:
         """Give back all that is held."""

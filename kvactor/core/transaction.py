@@ -9,6 +9,7 @@ from enum import Enum, auto
 from typing import Final
 
 from kvactor.core.conflicts import ReadSet
+from kvactor.core.memory import UNCOUNTED, Lease
 from kvactor.core.overlay import Items, Overlay
 from kvactor.core.records import MISSING, NEVER, Entry, Missing
 from kvactor.core.work import Work
@@ -88,6 +89,7 @@ class Transaction:
         "idle_timeout",
         "kind",
         "last_used",
+        "lease",
         "opened_at",
         "overlays",
         "reads",
@@ -95,8 +97,17 @@ class Transaction:
         "warned",
     )
 
-    def __init__(self, kind: Kind, now: int, idle_timeout: int = NEVER, id_: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        now: int,
+        idle_timeout: int = NEVER,
+        id_: str | None = None,
+        lease: Lease = UNCOUNTED,
+    ) -> None:
         self.kind = kind
+        #: its bytes in the account of memory
+        self.lease = lease
         #: None unless it is isolated
         self.id = id_
         self.state = State.OPEN
@@ -198,6 +209,7 @@ class Transaction:
         self.move(Event.CONFLICT)
         self.depend_on(revision)
         self.overlays = [Overlay() for _ in self.overlays]
+        self.lease.release()
 
     def abandon(self) -> None:
         """Drop the topmost level, whatever its state: the request that has opened it has failed."""

@@ -96,7 +96,9 @@ class TransactionManager:
         until = context.waited_until or context.now + priority.line_wait
         if prior and priority.held(context.now) and context.now < until:
             raise MustWait(until)
-        transaction = Transaction(Kind.ISOLATED, context.now, idle_timeout, message.id)
+        transaction = Transaction(
+            Kind.ISOLATED, context.now, idle_timeout, message.id, context.lease.another()
+        )
         transaction.conflicts = conflicts
         self.isolated[message.id] = transaction
         if prior and not priority.held(context.now):
@@ -125,7 +127,9 @@ class TransactionManager:
         transaction = self.use(context, message.transaction)
         if transaction is None:
             timeout = int(self._settings.shared_transaction_idle_timeout * 1000)
-            transaction = self.shared = Transaction(Kind.SHARED, context.now, timeout or NEVER)
+            transaction = self.shared = Transaction(
+                Kind.SHARED, context.now, timeout or NEVER, lease=context.lease.another()
+            )
         elif transaction.depth >= self._settings.max_transaction_depth:
             raise TransactionTooDeep(
                 f"A transaction has at most {self._settings.max_transaction_depth} levels."
@@ -296,6 +300,7 @@ class TransactionManager:
 
     def _close(self, transaction: Transaction) -> None:
         self._conflicts.forget(transaction)
+        transaction.lease.close()
         if transaction.id is None:
             self.shared = None
             return

@@ -1,6 +1,6 @@
 """The server's own state: alive, ready, and its status."""
 
-from typing import Any
+import asyncio
 
 import kvactor
 from kvactor.actor import StoreActor
@@ -16,9 +16,13 @@ from kvactor.api.status import (
 )
 from kvactor.core import messages
 from kvactor.core.messages import Answer, Status
+from kvactor.errors import Overloaded
 from kvactor.metrics import CONTENT_TYPE
 from kvactor.web.http import Exchange, Request, Response, json_response
 from kvactor.web.routes import Endpoint, ResponseSpec, Route, json_spec
+
+#: Seconds within which an owner that is ready answers.
+READY = 1.0
 
 
 class StatusRoutes:
@@ -43,8 +47,8 @@ class StatusRoutes:
             Route(
                 method="GET",
                 path="/readyz",
-                endpoint=Endpoint(parse_status, encode_ready),
-                summary="Does the owner answer?",
+                endpoint=self.readyz,
+                summary="Does the owner answer within a second?",
                 responses={200: json_spec(Readiness)},
             ),
             Route(
@@ -67,6 +71,17 @@ class StatusRoutes:
     async def healthz(self, _: Exchange) -> Response:
         """GET /healthz: the process answers; the owner is not asked."""
         return Response(self._actor.revision, b'{"status":"ok"}')
+
+    async def readyz(self, exchange: Exchange) -> Response:
+        """GET /readyz: the owner answers, and has come round within a second. Raises `Overloaded`."""
+        try:
+            async with asyncio.timeout(READY):
+                answer = await exchange.ask(Status())
+        except TimeoutError:
+            raise Overloaded(
+                f"The owner has not come round to this request within {READY:g} s."
+            ) from None
+        return Response(answer.revision, b'{"status":"ready"}', time=answer.time)
 
     def encode_metrics(
         self, request: Request, message: Status, answer: Answer[messages.StatusReport]
@@ -99,10 +114,5 @@ class StatusRoutes:
 
 
 def parse_status(request: Request) -> Status:
-    """GET /readyz, /metrics and /v1/status."""
+    """GET /metrics and /v1/status."""
     return Status()
-
-
-def encode_ready(request: Request, message: Status, answer: Answer[Any]) -> Response:
-    """The owner answers."""
-    return Response(answer.revision, b'{"status":"ready"}')

@@ -110,7 +110,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_transaction_depth: Annotated[int, Meta(ge=1, description="levels of nesting")] = 32
     max_transaction_size: Annotated[
         int, Meta(ge=1, description="bytes of a transaction's writes and read set")
-    ] = 16 * _MiB
+    ] = 32 * _MiB
     transaction_idle_timeout: Annotated[
         float,
         Meta(

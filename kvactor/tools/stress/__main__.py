@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from kvactor.tools.hostile import __main__ as hostile
 from kvactor.tools.processes import ServerFailed
 from kvactor.tools.stress.checker import Verdict, check
 from kvactor.tools.stress.clients import Hangs
@@ -34,6 +35,9 @@ SHOWN = 40
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, and return the exit status. Without `arguments` the command line's are used."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    words = sys.argv[1:] if arguments is None else arguments
+    if "--hostile" in words:
+        return hostile.main([word for word in words if word != "--hostile"])
     options = parse(arguments)
     if options.check:
         return check_and_print(load(options.check), options.check)
@@ -84,6 +88,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="keep the history (after a violation it is kept anyway)",
     )
+    parser.epilog = "--hostile attacks a server of its own instead: --hostile --help has its options."
     add("--check", type=Path, metavar="FILE", help="check a history that was kept, and do nothing else")
     options = parser.parse_args(arguments)
     if options.url and options.faults:

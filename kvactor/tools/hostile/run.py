@@ -1,0 +1,134 @@
+"""One attack, or several at once: what the victims and the server's memory did meanwhile."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from kvactor.tools.hostile.attacks import ATTACKS, HONEST
+from kvactor.tools.hostile.target import Target
+from kvactor.tools.hostile.victims import Latencies
+from kvactor.tools.processes import ServerProcess, environment
+
+#: Seconds after the end of an attack at which memory is read again.
+AFTERWARDS: Final = 5.0
+
+#: Seconds between two readings of the server's memory.
+SAMPLE: Final = 0.02
+
+#: Seconds for which the victims run before an attack begins.
+BEFORE: Final = 1.0
+
+
+class Measured(msgspec.Struct):
+    """What an attack has done. Latencies are milliseconds, sizes bytes of anonymous memory."""
+
+    name: str
+    latencies: Latencies
+    idle: int
+    peak: int
+    afterwards: int
+    answers: Counter[str]
+    log: int = 0
+
+
+def attack(names: Sequence[str], seconds: float, environ: dict[str, str] | None = None) -> Measured:
+    """Start a server, attack it for so many seconds with all attacks at once, and measure.
+
+    The server has the first processor, all others have the rest. Raises `ServerFailed`.
+    """
+    processors = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory(prefix="kvactor-hostile-") as directory:
+        command = [
+            *(sys.executable, "-m", "kvactor", "serve", "--port", "0"),
+            *("--data-dir", str(Path(directory) / "data")),
+        ]
+        with ServerProcess(command, environ=environ or environment()) as server:
+            server.wait_until_ready()
+            if len(processors) > 1:
+                for thread in os.listdir(f"/proc/{server.pid}/task"):
+                    os.sched_setaffinity(int(thread), {processors[0]})
+                os.sched_setaffinity(0, set(processors[1:]))
+            try:
+                return _measure(server, names, seconds)
+            finally:
+                os.sched_setaffinity(0, set(processors))
+
+
+def _measure(server: ServerProcess, names: Sequence[str], seconds: float) -> Measured:
+    idle = anonymous(server.pid)
+    sampler = _Sampler(server.pid)
+    victims = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "kvactor.tools.hostile.victims"),
+            *(server.host, str(server.port), str(seconds + 2 * BEFORE)),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    time.sleep(BEFORE)
+    target = Target(server.host, server.port, time.monotonic() + seconds)
+    known = {**ATTACKS, **HONEST}
+    threads = [threading.Thread(target=_attack, args=(known[name], target)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    output, _ = victims.communicate(timeout=seconds + 120)
+    peak = sampler.stop()
+    time.sleep(AFTERWARDS)
+    return Measured(
+        "+".join(names) or "nothing",
+        msgspec.json.decode(output, type=Latencies),
+        idle,
+        peak,
+        anonymous(server.pid),
+        target.answers,
+        len(server.log),
+    )
+
+
+def _attack(one: object, target: Target) -> None:
+    try:
+        one(target)  # type: ignore[operator]
+    except OSError as error:
+        target.answers[type(error).__name__] += 1
+
+
+def anonymous(pid: int) -> int:
+    """Return how many bytes of anonymous memory a process has."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+class _Sampler:
+    """Reads a process's memory again and again, in a thread."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._peak = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(SAMPLE):
+            try:
+                self._peak = max(self._peak, anonymous(self._pid))
+            except OSError:
+                return
+
+    def stop(self) -> int:
+        """Return the highest reading."""
+        self._ended.set()
+        self._thread.join()
+        return self._peak

@@ -25,6 +25,7 @@ from kvactor.web.http import NO_PARAMETERS, NoRoute, Request, Response
 from kvactor.web.limits import CHUNK_SIZE, Deadlines
 from kvactor.web.routes import Endpoint, Handler, Route
 from kvactor.web.server import client_of, to_aiohttp
+from kvactor.web.steps import Turnstile
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +50,12 @@ class _Stream:
     """See `Stream`. Its lease holds only what its client has not taken yet."""
 
     def __init__(
-        self, request: web.Request, response: web.StreamResponse, deadlines: Deadlines, lease: Lease
+        self, request: web.Request, response: web.StreamResponse, dispatcher: "Dispatcher", lease: Lease
     ) -> None:
         self._request = request
         self._response = response
-        self._deadlines = deadlines
+        self._deadlines = dispatcher.deadlines
+        self._turnstile = dispatcher.turnstile
         self._lease = lease
 
     async def write(self, data: bytes | memoryview) -> None:
@@ -63,6 +65,8 @@ class _Stream:
         try:
             async with self._deadlines.limit(None):
                 for start in range(0, len(data), CHUNK_SIZE):
+                    if len(data) > SMALL:
+                        await self._turnstile.pass_through()
                     await self._response.write(data[start : start + CHUNK_SIZE])
         finally:
             self._lease.release()
@@ -94,8 +98,7 @@ class _Exchange:
         """See `Exchange`."""
         self.streamed.headers.update(headers)
         await self.streamed.prepare(self._source)
-        dispatcher = self._dispatcher
-        return _Stream(self._source, self.streamed, dispatcher.deadlines, self.lease)
+        return _Stream(self._source, self.streamed, self._dispatcher, self.lease)
 
 
 class Dispatcher:
@@ -118,6 +121,8 @@ class Dispatcher:
         self._bodies = bodies
         self.account = account
         self.deadlines = deadlines
+        #: large chunks of streams pass through it
+        self.turnstile = Turnstile()
 
     def ask(self, request: Request, message: Message[R], lease: Lease) -> Awaitable[Answer[R]]:
         """Ask the owner. Every message passes here, between parse and encode: authorization belongs

@@ -38,6 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     if "--hostile" in words:
         return hostile.main([word for word in words if word != "--hostile"])
+    return stress(words)
+
+
+def stress(arguments: Sequence[str]) -> int:
+    """Stress a server, judge its answers, print, and return the exit status."""
     options = parse(arguments)
     if options.check:
         return check_and_print(load(options.check), options.check)
@@ -63,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return check_and_print(history, path)
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         "stress", description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter

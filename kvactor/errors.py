@@ -126,6 +126,11 @@ class BatchTooLarge(KvactorError):
     code = "batch_too_large"
 
 
+def batch_too_large(maximum: int) -> BatchTooLarge:
+    """Return the error for a batch of more than `maximum` checks and operations."""
+    return BatchTooLarge(f"A batch has at most {maximum} checks and operations.")
+
+
 class RangeTooLarge(KvactorError):
     """Is raised when a range to delete has more than `max_batch_size` keys.
 

@@ -4,7 +4,7 @@ The rule: a batch is done whole or not at all. It runs on a savepoint: a level o
 transaction, or, outside of one, a transaction of its own. It takes as many steps as it needs.
 """
 
-from collections.abc import Generator
+from types import GeneratorType
 from typing import TypeVar
 
 from kvactor.core import idempotency
@@ -26,11 +26,11 @@ from kvactor.core.transaction_manager import TransactionManager
 from kvactor.core.work import LOOKUP, UNLIMITED, Steps
 from kvactor.errors import (
     AnswerTooLarge,
-    BatchTooLarge,
     ChecksFailed,
     KvactorError,
     TransactionConflict,
     TransactionTooLarge,
+    batch_too_large,
 )
 from kvactor.settings import Settings
 
@@ -70,9 +70,7 @@ class Executor:
         again, alone.
         """
         if len(message.checks) + len(message.operations) > self._settings.max_batch_size:
-            raise BatchTooLarge(
-                f"A batch has at most {self._settings.max_batch_size} checks and operations."
-            )
+            raise batch_too_large(self._settings.max_batch_size)
         context.require(
             len(message.checks) * LOOKUP + sum(one.least_work for one in message.operations)
         )
@@ -130,9 +128,12 @@ class Executor:
             if context.spent >= context.step_end:
                 yield from self._transactions.pause(context, transaction)
             try:
-                result: Result | Steps[Result] = operation.run(self._keys, context, transaction)
-                if isinstance(result, Generator):
-                    result = yield from self._in_steps(context, transaction, result)
+                done: Result | Steps[Result] = operation.run(self._keys, context, transaction)
+                result: Result = (
+                    (yield from self._in_steps(context, transaction, done))
+                    if isinstance(done, GeneratorType)
+                    else done  # type: ignore[assignment]  # a generator is of no other type
+                )
                 room -= _size(result)
                 if room < 0:
                     raise AnswerTooLarge(

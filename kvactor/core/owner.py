@@ -209,9 +209,10 @@ class Owner:
         the process (P10).
         """
         self._now = max(now, self._now)
-        self._spent = 0
         if self._running is not None:
             self._step(self._running)
+        # Of the messages; the one that is under way has had its step.
+        self._spent = 0
         for envelope in envelopes:
             self._take(envelope)
         if self._parked:

@@ -52,7 +52,7 @@ def create_app(
     actor.metrics.subscribers = lambda: subscribers.count
     tags: dict[str, Sequence[Route]] = {
         "Keys": keys.routes() + RangeRoutes(settings).routes(),
-        "Batches": batch.routes(),
+        "Batches": batch.routes(settings),
         "Transactions": TransactionRoutes(new_id).routes(),
         "Changes": ChangeRoutes(actor, settings, deadlines, account, subscribers).routes(),
         "One shared transaction": simple.routes(),

@@ -25,7 +25,7 @@ from kvactor.web.http import NO_PARAMETERS, NoRoute, Request, Response
 from kvactor.web.limits import CHUNK_SIZE, Deadlines
 from kvactor.web.routes import Endpoint, Handler, Route
 from kvactor.web.server import client_of, to_aiohttp
-from kvactor.web.steps import Turnstile
+from kvactor.web.steps import Turnstile, in_steps
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +141,7 @@ class Dispatcher:
         clock, count = self._clock, self._actor.metrics.counter(route.method, route.name)
         arrived, read, body = self._bodies.arrived, self._bodies.read, route.body is not None
         parse, encode, large = endpoint.parse, endpoint.encode, endpoint.large
+        parse_steps, encode_steps = endpoint.parse_steps, endpoint.encode_steps
         method, refuse = route.method, route.method in _READS
         # A key is not among them: it is decoded from the target.
         named = "{id}" in route.name
@@ -158,13 +159,19 @@ class Dispatcher:
                         content = await read(source, lease) if whole is None else whole
                     parameters = source.match_info if named else NO_PARAMETERS
                     request = Request(method, target, headers, content, parameters)
-                    message = parse(request)
+                    if parse_steps is None or len(content) <= SMALL:
+                        message = parse(request)
+                    else:
+                        message = await in_steps(parse_steps(request))
                     if large:
                         lease.check(SMALL)
                     answer = await ask(request, message, lease)
                     time = answer.time
                     try:
-                        response = encode(request, message, answer)
+                        if encode_steps is None:
+                            response = encode(request, message, answer)
+                        else:
+                            response = await in_steps(encode_steps(request, message, answer))
                     except KvactorError as error:
                         error.revision, error.time = answer.revision, time
                         raise

@@ -4,7 +4,7 @@ The application and its description (`openapi`) are made from the same routes, s
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
@@ -53,15 +53,18 @@ class Endpoint(msgspec.Struct, Generic[M, R], frozen=True):
     """One message and one answer, as pure functions.
 
     `encode` gets the message beside the request, so that nothing is parsed twice; an error that it
-    raises is an outcome at the answer's revision. `explain` turns an error of the core into the
-    HTTP API's. `large`: the response may be large, and cannot be refused once the owner has done the
-    work, so the in-flight budget is checked before.
+    raises is an outcome at the answer's revision. `parse_steps` and `encode_steps` do the same in
+    steps, for large bodies: between two, others are served. `explain` turns an error of the core into
+    the HTTP API's. `large`: the response may be large, and cannot be refused once the owner has done
+    the work, so the account of memory is checked before.
     """
 
     parse: Callable[[Request], M]
     encode: Callable[[Request, M, Answer[R]], Response]
     explain: Callable[[KvactorError], KvactorError] | None = None
     large: bool = False
+    parse_steps: Callable[[Request], Generator[None, None, M]] | None = None
+    encode_steps: Callable[[Request, M, Answer[R]], Generator[None, None, Response]] | None = None
 
 
 #: Serves a route that asks more than once, or not at all. It returns None after a stream.

@@ -8,6 +8,16 @@ from typing import TypeVar
 R = TypeVar("R")
 
 
+def at_once(steps: Generator[None, None, R]) -> R:
+    """Return the result of such work, without a pause."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+
+
 async def in_steps(steps: Generator[None, None, R]) -> R:
     """Return the result of work that yields after each of its steps. Raises what it raises."""
     while True:

@@ -60,6 +60,17 @@ def test_a_long_batch_is_one_revision_and_nobody_sees_half_of_it() -> None:
     assert reply.revision == 1
 
 
+def test_a_step_that_takes_all_of_a_drain_leaves_time_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(owner, "DRAIN_SIZE", 1)
+    harness = OwnerHarness()
+    reply = begun(harness, committed(harness))
+    read = harness.send(get(b"a"))
+    assert not reply.answered
+    assert read.answered
+
+
 def test_a_write_between_the_steps_of_a_batch_that_reads_nothing_is_before_it() -> None:
     harness = OwnerHarness()
     reply = begun(harness, write_many(b"batch"))

@@ -211,7 +211,8 @@ def test_batch_encodes_a_result_for_each_operation() -> None:
     body = b'{"operations": [{"op": "get", "key": "a/b"}, {"op": "increment", "key": "n"}]}'
     asked = request("/v1/batch", body)
     answer = Answer(9, BatchResponse(9, [JSON_RECORD, 1]))
-    shown: Any = msgspec.json.decode(batch.encode_batch(asked, batch.parse_batch(asked), answer).body)
+    message = batch.BatchRoutes(10_000).parse(asked)
+    shown: Any = msgspec.json.decode(batch.encode_batch(asked, message, answer).body)
     assert shown["revision"] == 9
     assert [shown["results"][0]["key"], shown["results"][1]] == ["a/b", {"value": 1}]
 
@@ -219,7 +220,7 @@ def test_batch_encodes_a_result_for_each_operation() -> None:
 def test_batch_says_which_operation_makes_no_sense() -> None:
     body = b'{"operations": [{"op": "get", "key": "a"}, {"op": "delete_range"}]}'
     with pytest.raises(InvalidRequest) as raised:
-        batch.parse_batch(request("/v1/batch", body))
+        batch.BatchRoutes(10_000).parse(request("/v1/batch", body))
     assert raised.value.details == {"operation": 1}
 
 

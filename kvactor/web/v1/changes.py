@@ -181,7 +181,8 @@ class ChangeRoutes:
         small: list[Piece] = []
         found: list[Piece] = []
         async for number, pieces in self._encoder.cut(revisions, prefix):
-            event = (b"id: %d\ndata: " % number, *pieces, b"\n\n")
+            first, *rest = pieces
+            event = (b"id: %d\ndata: " % number + first, *rest, b"\n\n")
             if sum(map(len, event)) <= SMALL:
                 small += event
             else:
@@ -193,8 +194,8 @@ class ChangeRoutes:
 class _Encoder:
     """Encodes each revision once for all followers, in steps between which others are served.
 
-    The last ones are kept: `CACHE` of them at most, and `CACHE_SIZE` bytes, or one that is larger. All
-    that are in use count in the account of memory.
+    The last ones are kept: `CACHE` of them at most, and `CACHE_SIZE` bytes, or one that is larger. One
+    that is not kept any more counts in the account of memory as long as a follower uses it.
     """
 
     def __init__(self, account: MemoryAccount) -> None:
@@ -231,15 +232,9 @@ class _Encoder:
         if size > SMALL:
             lease.acquire(size)
         try:
-            encoded = await in_steps(EncodedRevision.steps(revision))
-        except BaseException:
+            return await in_steps(EncodedRevision.steps(revision))
+        finally:
             lease.close()
-            raise
-        lease.release()
-        if encoded.size > SMALL:
-            lease.acquire(encoded.size, refuse=False)
-            weakref.finalize(encoded, lease.close)
-        return encoded
 
     def _encoded_now(self, number: int, task: "asyncio.Future[EncodedRevision]") -> None:
         del self._encoding[number]
@@ -251,5 +246,13 @@ class _Encoder:
         encoded[number] = one
         self._size += one.size
         while len(encoded) > 1 and (len(encoded) > CACHE or self._size > CACHE_SIZE):
-            self._size -= encoded.pop(next(iter(encoded))).size
+            self._drop(encoded.pop(next(iter(encoded))))
         return one
+
+    def _drop(self, one: EncodedRevision) -> None:
+        self._size -= one.size
+        if one.size > SMALL:
+            # Until no follower uses it.
+            lease = Lease(self._account, self._account.nobody)
+            lease.acquire(one.size, refuse=False)
+            weakref.finalize(one, lease.close)

@@ -1,8 +1,18 @@
 """Many operations as one: POST /v1/batch."""
 
+import json
+from collections.abc import Generator
+
 import pytest
 
+from kvactor.core import messages
+from kvactor.core.messages import Batch, BatchResponse
+from kvactor.core.operations import Get, Result, Set
+from kvactor.errors import BatchTooLarge, InvalidRequest
 from kvactor.settings import Settings
+from kvactor.web.http import Request
+from kvactor.web.steps import at_once
+from kvactor.web.v1.batch import ITEMS_PER_STEP, BatchRoutes, encode_batch, encode_steps
 from tests.web.conftest import Answer, Client, FakeClock
 from tests.web.v1.conftest import JSON, ask, commit, keys, opened, problem, put
 
@@ -410,3 +420,42 @@ async def test_each_operation_in_a_transaction_is_a_read_or_a_write(
 
 async def test_a_batch_in_an_unknown_transaction_is_not_found(client: Client) -> None:
     assert problem(await batch(client, within="x")) == (404, "transaction_not_found")
+
+
+# -- in steps --
+
+
+def steps_of(body: object) -> Generator[None, None, Batch]:
+    request = Request("POST", "/v1/batch", {}, json.dumps(body).encode())
+    return BatchRoutes(10_000).parse_steps(request)
+
+
+def test_a_large_batch_is_parsed_in_steps_and_as_a_whole() -> None:
+    operations = [{"op": "put", "key": str(number), "value": number} for number in range(10_000)]
+    body = {"operations": operations}
+    assert len(list(steps_of(body))) >= 2 * 10_000 // ITEMS_PER_STEP - 1
+    batch = at_once(steps_of(body))
+    names = [b"%d" % number for number in range(10_000)]
+    assert batch.operations == tuple(Set(name, name, "application/json") for name in names)
+
+
+def test_too_many_items_are_refused_before_they_are_decoded() -> None:
+    steps = steps_of({"operations": ["not an operation"] * 10_001})
+    with pytest.raises(BatchTooLarge):
+        next(steps)
+
+
+def test_an_error_in_an_item_names_its_place() -> None:
+    good = {"op": "get", "key": "a"}
+    with pytest.raises(InvalidRequest, match=r"operations\[1000\]\.key"):
+        at_once(steps_of({"operations": [good] * 1000 + [{"op": "get", "key": 1}]}))
+
+
+def test_results_are_encoded_in_steps_and_as_a_whole() -> None:
+    batch = Batch((Set(b"a", b"1", ""), Get(b"a")) * 1000)
+    results: list[Result] = [False, None]
+    answer = messages.Answer(7, BatchResponse(7, results * 1000), 1)
+    response = at_once(encode_steps(Request("POST", "/v1/batch", {}), batch, answer))
+    assert response == encode_batch(Request("POST", "/v1/batch", {}), batch, answer)
+    assert json.loads(response.body) == {"revision": 7, "results": [{}, None] * 1000}
+    assert len(list(encode_steps(Request("POST", "/v1/batch", {}), batch, answer))) >= 5

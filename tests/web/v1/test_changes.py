@@ -458,7 +458,7 @@ async def test_a_page_that_memory_does_not_suffice_for_is_refused_before_it_is_m
     account = app[ACCOUNT]
     await ask(client, "PUT", "/v1/kv/a", b"." * 400_000)
     other = Lease(account, account.connected("other"))
-    other.acquire(1_500_000)
+    other.acquire(1_700_000)
     refused = await ask(client, "GET", "/v1/changes")
     assert (refused.status, refused.json()["code"]) == (503, "overloaded")
     other.close()

@@ -1,8 +1,8 @@
-"""All mutants, as data: a file for each promise (P3 has two), in the order of the promises."""
+"""All mutants, as data: a file for each promise (P3 and P8 have two), in the order of the promises."""
 
 from typing import Final
 
-from tests.mutants.catalogue import p1, p2, p3, p3_storage, p4, p5, p6, p7, p8, p9, p10
+from tests.mutants.catalogue import p1, p2, p3, p3_storage, p4, p5, p6, p7, p8, p8_accounts, p9, p10
 
 MUTANTS: Final = (
     *p1.MUTANTS,
@@ -14,6 +14,7 @@ MUTANTS: Final = (
     *p6.MUTANTS,
     *p7.MUTANTS,
     *p8.MUTANTS,
+    *p8_accounts.MUTANTS,
     *p9.MUTANTS,
     *p10.MUTANTS,
 )

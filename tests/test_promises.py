@@ -22,6 +22,7 @@ from kvactor.core.messages import SHARED, Begin, Commit, Message, Open, Status, 
 from kvactor.core.owner import Owner
 from kvactor.core.protocols import StorageFailed
 from kvactor.core.records import decode, decode_revision, value_of
+from kvactor.core.transaction import LEVEL_OVERHEAD, TRANSACTION_OVERHEAD
 from kvactor.errors import (
     InvalidKey,
     KeyNotFound,
@@ -287,7 +288,11 @@ async def test_p8_the_mailbox_is_bounded_and_recovers(actor: StoreActor, journal
 
 def test_p8_keys_values_depth_number_and_size_of_transactions_are_bounded() -> None:
     harness = OwnerHarness(
-        settings=Settings(max_value_size=10, max_transactions=1, max_transaction_size=1000)
+        settings=Settings(
+            max_value_size=10,
+            max_transactions=1,
+            max_transaction_size=TRANSACTION_OVERHEAD + 32 * LEVEL_OVERHEAD + 1000,
+        )
     )
     refused: Sequence[tuple[Message[Any], type[KvactorError]]] = [
         (put(b""), InvalidKey),
@@ -305,6 +310,7 @@ def test_p8_keys_values_depth_number_and_size_of_transactions_are_bounded() -> N
         harness.ask(Begin("t"))
     assert isinstance(harness.ask(Begin("t")).error, TransactionTooDeep)
     replies = [harness.ask(get(b"%d" % n, "t")) for n in range(20)]
+    assert [reply.error for reply in replies[:10]] == [None] * 10
     assert isinstance(replies[-1].error, TransactionTooLarge)
     assert isinstance(harness.ask(scan(b"a", b"b", transaction="t")).error, TransactionTooLarge)
     assert isinstance(harness.ask(put(b"x", b"y", "t")).error, TransactionTooLarge)
@@ -316,7 +322,9 @@ def test_p8_keys_values_depth_number_and_size_of_transactions_are_bounded() -> N
 def test_p8_writes_that_inner_levels_have_committed_count_among_a_transactions_bytes(
     transaction: Any,
 ) -> None:
-    harness = OwnerHarness(settings=Settings(max_transaction_size=5000))
+    harness = OwnerHarness(
+        settings=Settings(max_transaction_size=TRANSACTION_OVERHEAD + 3 * LEVEL_OVERHEAD + 5000)
+    )
     harness.ask(Open("t"))
     harness.ask(Begin(transaction))
     errors: list[BaseException | None] = []

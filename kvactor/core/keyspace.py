@@ -20,6 +20,7 @@ from kvactor.core.store import Change, Staging, Store
 from kvactor.core.transaction import Kind, Transaction
 from kvactor.core.work import (
     BYTES,
+    CONFLICT,
     LOOKUP,
     RANGE,
     READ_RANGE,
@@ -95,7 +96,7 @@ class Keyspace:
         self._store = store
         self._conflicts = conflicts
         self.settings = settings
-        self.priority = Priority(int(settings.priority_wait * 1000))
+        self.priority = Priority(int(settings.priority_wait * 1000), conflicts)
         #: bytes that can be written, as of the last tick
         self.free_space = free_space
 
@@ -231,7 +232,7 @@ class Keyspace:
     ) -> None:
         context.charge(READ_RANGE)
         self._check_size(transaction, len(start) + len(end))
-        self._conflicts.saw_range(transaction, start, end)
+        self._conflicts.saw_range(transaction, start, end, context)
         for key, record in items:
             if transaction.get(key) is MISSING:
                 transaction.reads.saw_record(record)
@@ -307,7 +308,7 @@ class Keyspace:
             really = store.put(piece, context.now, staging)
             changed += really
             if self._conflicts:
-                self._invalidate_readers((key for key, _ in really), store.head + 1)
+                self._invalidate_readers(context, (key for key, _ in really), store.head + 1)
             context.spent += STAGE * len(piece)
             if context.spent >= context.step_end:
                 yield
@@ -328,16 +329,17 @@ class Keyspace:
         if changed:
             context.depends_on = self._store.head
             if self._conflicts:
-                self._invalidate_readers((key for key, _ in changed), self._store.head)
+                self._invalidate_readers(context, (key for key, _ in changed), self._store.head)
         else:
             # A deletion that finds nothing depends on the deletion before it.
             for key, _ in changes:
                 context.depend_on(self._store.depends_on(key))
         return changed
 
-    def _invalidate_readers(self, keys: Iterable[bytes], revision: int) -> None:
+    def _invalidate_readers(self, context: Context, keys: Iterable[bytes], revision: int) -> None:
         for key in keys:
             for reader in self._conflicts.readers_of(key):
+                context.spent += CONFLICT  # not refused any more: the write is staged
                 self._conflicts.forget(reader)
                 reader.conflict(revision)
 

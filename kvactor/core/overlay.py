@@ -11,7 +11,14 @@ from operator import itemgetter
 from sortedcontainers import SortedList
 
 from kvactor.core.protocols import Tree
-from kvactor.core.records import ENTRY_OVERHEAD, MISSING, TOMBSTONE, Entry, Missing
+from kvactor.core.records import (
+    ENTRY_OVERHEAD,
+    MISSING,
+    RECORD_OVERHEAD,
+    TOMBSTONE,
+    Entry,
+    Missing,
+)
 from kvactor.core.work import SORT, STEP, UNCHARGED, Work
 
 Items = Iterator[tuple[bytes, Entry]]
@@ -32,21 +39,23 @@ class Overlay(dict[bytes, Entry]):
     def put(self, key: bytes, entry: Entry) -> None:
         """Set the entry of `key`."""
         before = self.get(key)
-        if before is None:
-            self.size += ENTRY_OVERHEAD + len(key)
-        elif before is not TOMBSTONE:
-            self.size -= len(before)
-        if entry is not TOMBSTONE:
-            self.size += len(entry)
+        if before is not None:
+            self.size -= _size(key, before)
+        self.size += _size(key, entry)
         self[key] = entry
 
     def merge(self, above: "Overlay") -> None:
         """Take over all entries of the overlay above this one."""
         for key in self.keys() & above.keys():
-            entry = self[key]
-            self.size -= ENTRY_OVERHEAD + len(key) + (0 if entry is TOMBSTONE else len(entry))
+            self.size -= _size(key, self[key])
         self.update(above)
         self.size += above.size
+
+    def merge_below(self, below: "Overlay") -> None:
+        """Take over the entries of the overlay below this one that it does not have itself."""
+        for key, entry in below.items():
+            if key not in self:
+                self.put(key, entry)
 
     def range(self, start: bytes, end: bytes | None, reverse: bool, work: Work) -> Items:
         """Yield the entries from `start` up to but not including `end` in key order, tombstones too.
@@ -65,6 +74,11 @@ class Overlay(dict[bytes, Entry]):
         if new:
             work.charge(new // SORT)
             self._order.update(islice(reversed(self), new))
+
+
+def _size(key: bytes, entry: Entry) -> int:
+    record = 0 if entry is TOMBSTONE else RECORD_OVERHEAD + len(entry)
+    return ENTRY_OVERHEAD + len(key) + record
 
 
 def merge_ranges(sources: Iterable[Items], reverse: bool) -> Items:

@@ -9,6 +9,7 @@ Rosenkrantz, Stearns, Lewis, "System Level Concurrency Control for Distributed D
 from collections.abc import Collection
 from typing import Final
 
+from kvactor.core.conflicts import ConflictIndex
 from kvactor.core.transaction import State, Transaction
 
 #: Conflicts in a row after which the next try has priority.
@@ -36,10 +37,13 @@ class MustWait(Exception):
 
 
 class Priority:
-    """The transaction that has priority, if one has. `wait` is `priority_wait`, in milliseconds."""
+    """The transaction that has priority, if one has. `wait` is `priority_wait`, in milliseconds;
+    `conflicts` knows what it has read.
+    """
 
-    def __init__(self, wait: int) -> None:
+    def __init__(self, wait: int, conflicts: ConflictIndex[Transaction]) -> None:
         self.wait = wait
+        self._conflicts = conflicts
         self._holder: Transaction | None = None
         self._until = 0
 
@@ -68,9 +72,9 @@ class Priority:
     def guards(self, keys: Collection[bytes], by: Transaction | None, now: int) -> bool:
         """Would a write of these keys, by another transaction or by none, doom the one with priority?
 
-        Costs O(min(k, r)) for k keys and r read keys, and O(k log q) more for q ranges read.
+        Costs O(k) for k keys, and O(k log r) more if it has read r ranges.
         """
         holder = self._holder
         if holder is None or holder is by or len(keys) > MAX_KEYS:
             return False
-        return self.held(now) and holder.reads.saw_any(keys)
+        return self.held(now) and self._conflicts.saw_any(holder, keys)

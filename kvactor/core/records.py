@@ -43,9 +43,11 @@ TOMBSTONE: Final = Tombstone.TOMBSTONE
 
 #: A layer's entry for a key: a record or TOMBSTONE.
 Entry = bytes | Tombstone
-#: What an entry costs in memory beyond its key and value, about, in bytes; counted so that a million
-#: tiny entries are not free.
-ENTRY_OVERHEAD = 128
+#: What a key in an overlay takes beyond its own bytes, about, in bytes: a bytes object (34), a slot in
+#: the dictionary (40; 30 to 60), and one among the sorted keys (9, once they are sorted).
+ENTRY_OVERHEAD = 80
+#: What a record takes beyond its own bytes: a bytes object.
+RECORD_OVERHEAD = 36
 
 NEVER = (1 << 64) - 1
 #: The first byte of hidden keys: those of the results that are kept for idempotency keys. A client's

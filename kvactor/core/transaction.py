@@ -76,6 +76,11 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
 }
 
 
+#: What a transaction without a level takes, and a level without an entry, about, in bytes.
+TRANSACTION_OVERHEAD: Final = 2200
+LEVEL_OVERHEAD: Final = 730
+
+
 class Transaction:
     """A stack of overlays with an idle time limit. Times are milliseconds since the epoch.
 
@@ -93,6 +98,7 @@ class Transaction:
         "opened_at",
         "overlays",
         "reads",
+        "size",
         "state",
         "warned",
     )
@@ -121,19 +127,17 @@ class Transaction:
         self.warned = False
         #: in a row: its own, and those of the transactions that it is a retry of
         self.conflicts = 0
+        #: bytes of memory that its writes and reads take, about; `grow` changes it
+        self.size = TRANSACTION_OVERHEAD + LEVEL_OVERHEAD
 
     @property
     def depth(self) -> int:
         """How many levels are open; 0: it has ended."""
         return len(self.overlays)
 
-    @property
-    def size(self) -> int:
-        """Bytes held by writes and reads, with overhead."""
-        size = self.reads.size
-        for overlay in self.overlays:
-            size += overlay.size
-        return size
+    def grow(self, by: int) -> None:
+        """Count bytes of memory; negative: they are given back."""
+        self.size += by
 
     @property
     def expires_at(self) -> int:
@@ -166,7 +170,10 @@ class Transaction:
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Write a draft or a TOMBSTONE."""
-        self.overlays[-1].put(key, entry)
+        top = self.overlays[-1]
+        before = top.size
+        top.put(key, entry)
+        self.grow(top.size - before)
 
     def depend_on(self, revision: int) -> None:
         """Note that an answer to it depends on `revision`."""
@@ -178,29 +185,37 @@ class Transaction:
         """Open an inner level."""
         self.move(Event.BEGIN)
         self.overlays.append(Overlay())
+        self.grow(LEVEL_OVERHEAD)
 
     def rollback(self) -> None:
         """Drop the topmost level; its reads stay in the read set."""
         self.move(Event.ROLLBACK_TO if self.depth > 1 else Event.ROLLBACK)
-        self.overlays.pop()
+        self._pop()
 
     def rollback_all(self) -> None:
         """Drop every level."""
         self.move(Event.ROLLBACK)
-        self.overlays.clear()
+        self._clear()
 
     def commit(self) -> Overlay | None:
         """Merge the topmost level into the one below; return the outermost: the store takes it.
 
-        Repeated, it changes nothing.
+        Costs O(k) for k entries in the smaller one of both. Repeated, it changes nothing.
         """
         self.move(Event.RELEASE if self.depth > 1 else Event.COMMIT)
         if not self.overlays:
             return None
-        top = self.overlays.pop()
+        top = self._pop()
         if not self.overlays:
             return top
-        self.overlays[-1].merge(top)
+        below = self.overlays[-1]
+        before = below.size
+        if len(top) <= len(below):
+            below.merge(top)
+        else:
+            top.merge_below(below)
+            self.overlays[-1] = top
+        self.grow(self.overlays[-1].size - before)
         return None
 
     def conflict(self, revision: int) -> None:
@@ -208,6 +223,7 @@ class Transaction:
         self.conflicts += self.state is State.OPEN
         self.move(Event.CONFLICT)
         self.depend_on(revision)
+        self.grow(-sum(overlay.size for overlay in self.overlays))
         self.overlays = [Overlay() for _ in self.overlays]
         self.lease.release()
 
@@ -216,12 +232,21 @@ class Transaction:
         if self.state is State.OPEN:
             self.rollback()
         elif self.overlays:
-            self.overlays.pop()
+            self._pop()
 
     def expire(self) -> None:
         """Drop every level, because it was idle for too long."""
         self.move(Event.EXPIRE)
-        self.overlays.clear()
+        self._clear()
+
+    def _pop(self) -> Overlay:
+        top = self.overlays.pop()
+        self.grow(-LEVEL_OVERHEAD - top.size)
+        return top
+
+    def _clear(self) -> None:
+        while self.overlays:
+            self._pop()
 
 
 def refusal(state: State, depends_on: int) -> KvactorError:

@@ -24,6 +24,7 @@ from kvactor.core.messages import (
 )
 from kvactor.core.operations import Delete, DeleteRange, Get, Increment, Operation, Range, Set
 from kvactor.core.records import decode, decode_revision
+from kvactor.core.transaction import LEVEL_OVERHEAD, TRANSACTION_OVERHEAD
 from kvactor.errors import (
     AnswerTooLarge,
     BatchTooLarge,
@@ -350,7 +351,8 @@ def test_a_page_has_at_least_one_item_and_no_more_than_fit() -> None:
 
 @pytest.mark.parametrize("transaction", [AUTOCOMMIT, SHARED, "t"])
 def test_a_batch_that_holds_more_than_a_transaction_may_is_refused(transaction: TransactionRef) -> None:
-    harness = OwnerHarness(settings=Settings(max_transaction_size=1000))
+    empty = TRANSACTION_OVERHEAD + LEVEL_OVERHEAD * (1 if transaction is AUTOCOMMIT else 2)
+    harness = OwnerHarness(settings=Settings(max_transaction_size=empty + 1000))
     if transaction is not AUTOCOMMIT:
         harness.ask(Open("t") if transaction == "t" else Begin(SHARED))
     puts = [put(b"%d" % n, b"v" * 300) for n in range(3)]

@@ -7,16 +7,30 @@ import subprocess
 import sys
 from collections.abc import Callable
 from math import log2
-from typing import ClassVar, ParamSpec
+from typing import Any, ClassVar, ParamSpec
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from kvactor.core import records
-from kvactor.core.conflicts import ConflictIndex, ReadSet
-from kvactor.core.records import ENTRY_OVERHEAD, NEVER
+from kvactor.core import intervals, records
+from kvactor.core.conflicts import (
+    BOUND_OVERHEAD,
+    READ_KEY_OVERHEAD,
+    READ_RANGE_OVERHEAD,
+    ConflictIndex,
+    ReadSet,
+)
+from kvactor.core.keyspace import Context
+from kvactor.core.memory import UNCOUNTED
+from kvactor.core.messages import Commit, Drop, Message, Open
+from kvactor.core.owner import CLEANED_PER_DRAIN
+from kvactor.core.records import NEVER, TOMBSTONE, encode
+from kvactor.core.work import CONFLICT, SWALLOW, UNLIMITED, Work
+from kvactor.errors import RequestTooExpensive
+from tests.core.builders import get, put, scan
+from tests.core.harness import OwnerHarness
 
 P = ParamSpec("P")
 
@@ -35,6 +49,10 @@ class Person:
     def __init__(self, name: str = "") -> None:
         self.name = name
         self.reads = ReadSet()
+        self.size = 0
+
+    def grow(self, by: int) -> None:
+        self.size += by
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -66,8 +84,11 @@ def coalesced(spans: list[Span]) -> list[Span]:
 
 
 def size_of(keys: set[bytes], spans: list[Span]) -> int:
-    return sum(ENTRY_OVERHEAD + len(key) for key in keys) + sum(
-        ENTRY_OVERHEAD + len(start) + len(end or b"") for start, end in spans
+    bounds = [bound for span in spans for bound in span if bound is not None]
+    return (
+        sum(READ_KEY_OVERHEAD + len(key) for key in keys)
+        + len(spans) * READ_RANGE_OVERHEAD
+        + sum(BOUND_OVERHEAD + len(bound) for bound in bounds)
     )
 
 
@@ -109,12 +130,15 @@ def test_ranges_that_touch_or_overlap_become_one(spans: list[Span], expected: li
 def test_a_read_set_holds_and_accounts_for_the_coalesced_ranges_and_each_key_once(
     spans: list[Span], keys: list[bytes]
 ) -> None:
-    reads = scanned(*spans)
+    index, reader = ConflictIndex[Person](), Person()
+    for span in spans:
+        index.saw_range(reader, *span)
     for key in keys:
-        reads.saw_key(key)
+        index.saw_key(reader, key)
+    reads = reader.reads
     assert list(reads.ranges.items()) == coalesced(spans)
-    assert reads.keys == set(keys)
-    assert reads.size == size_of(set(keys), coalesced(spans))
+    assert sorted(reads.keys) == sorted(set(keys))
+    assert reads.size == reader.size == size_of(set(keys), coalesced(spans))
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -122,7 +146,7 @@ def test_a_scan_in_pages_is_one_range_in_either_direction(order: int) -> None:
     pages = [(b"%04d" % page, b"%04d" % (page + 1)) for page in range(1000)]
     reads = scanned(*pages[::order])
     assert list(reads.ranges.items()) == [(b"0000", b"1000")]
-    assert reads.size == ENTRY_OVERHEAD + 8
+    assert reads.size == size_of(set(), [(b"0000", b"1000")])
 
 
 def test_a_range_that_was_read_before_changes_nothing() -> None:
@@ -134,9 +158,9 @@ def test_a_range_that_was_read_before_changes_nothing() -> None:
 
 def test_a_read_set_shrinks_when_a_range_takes_in_others() -> None:
     reads = scanned(*[(b"%04d" % one, b"%04d!" % one) for one in range(1000)])
-    assert reads.size == 1000 * (ENTRY_OVERHEAD + 9)
+    assert reads.size == 1000 * size_of(set(), [(b"0000", b"0000!")])
     reads.saw_range(b"", None)
-    assert reads.size == ENTRY_OVERHEAD
+    assert reads.size == size_of(set(), [(b"", None)])
 
 
 def test_a_read_set_is_valid_until_the_first_record_in_it_expires() -> None:
@@ -187,10 +211,23 @@ class Conflicts(RuleBasedStateMachine):
         person = data.draw(st.sampled_from(self.people))
         if person in self.order:
             self.order.remove(person)
-        before = person.reads
         self.index.forget(person)
-        assert person.reads is not before
-        assert (person.reads.keys, len(person.reads.ranges), person.reads.size) == (set(), 0, 0)
+        assert (person.reads.entries, person.reads.size, person.size) == (0, 0, 0)
+
+    @rule(limit=st.integers(1, 5))
+    def clean(self, limit: int) -> None:
+        before = self.index.garbage_size
+        more = self.index.clean(limit)
+        assert self.index.garbage_size < before or before == 0
+        assert more is (self.index.garbage_size > 0)
+
+    @rule()
+    def clean_all(self) -> None:
+        assert not self.index.clean(1 << 30)
+        assert self.index.garbage_size == 0
+        if not self.order:
+            assert self.index._by_key == {}
+            assert self.index._ranges is None
 
     @invariant()
     def the_readers_of_each_key_are_found_in_the_order_of_their_first_reads(self) -> None:
@@ -207,8 +244,11 @@ class Conflicts(RuleBasedStateMachine):
         for person in self.order:
             spans = coalesced(self.spans[person])
             assert list(person.reads.ranges.items()) == spans
-            assert person.reads.keys == self.keys[person]
-            assert person.reads.size == size_of(self.keys[person], spans)
+            assert sorted(person.reads.keys) == sorted(self.keys[person])
+            assert person.reads.size == person.size == size_of(self.keys[person], spans)
+            for key in SOME_KEYS:
+                read = key in self.keys[person] or any(contains(span, key) for span in spans)
+                assert self.index.saw_any(person, [key]) is read
 
 
 TestConflicts = Conflicts.TestCase
@@ -417,16 +457,159 @@ def test_a_scan_of_everything_costs_a_logarithm_for_each_range_that_it_replaces(
 
 
 @SHAPES
-def test_forgetting_a_reader_costs_a_logarithm_for_each_of_its_ranges(
+def test_forgetting_a_reader_compares_no_keys_and_hides_its_reads_at_once(
     scans: list[Scan], missed: list[int]
 ) -> None:
     index, people, _ = index_of(scans)
-    for person in people[::37]:
-        count = len(person.reads.ranges)
-        assert comparisons(index.forget, person) <= 6 * HEIGHT * count
-
-
-def test_forgetting_the_only_reader_costs_a_constant_for_each_of_its_ranges() -> None:
-    index, people, _ = index_of([(0, start, end) for _, start, end in DISJOINT])
-    assert comparisons(index.forget, people[0]) <= 4 * COUNT
+    for person in people:
+        start = next(iter(person.reads.ranges))
+        assert person in index.readers_of(start)
+        assert comparisons(index.forget, person) == 0
+        assert person not in index.readers_of(start)
     assert not index
+
+
+@SHAPES
+def test_cleaning_a_piece_costs_a_logarithm_for_each_of_its_entries(
+    scans: list[Scan], missed: list[int]
+) -> None:
+    index, people, _ = index_of(scans)
+    for person in people:
+        index.forget(person)
+    dearest, pieces = 0, 0
+    while index.garbage_size:
+        dearest = max(dearest, comparisons(index.clean, 100))
+        pieces += 1
+    assert dearest <= 100 * 8 * HEIGHT
+    assert pieces == COUNT // 100
+
+
+# -- garbage --
+
+
+def test_what_a_forgotten_reader_has_read_is_given_back_and_counts_as_garbage_until_it_is_cleaned() -> (
+    None
+):
+    index, reader = ConflictIndex[Person](), Person()
+    for number in range(100):
+        index.saw_key(reader, b"%d" % number)
+        index.saw_range(reader, b"%d" % number, b"%d\0" % number)
+    size = reader.size
+    index.forget(reader)
+    assert (reader.size, index.garbage_size) == (0, size)
+    pieces = 1
+    while index.clean(10):
+        pieces += 1
+    assert (pieces, index.garbage_size) == (20, 0)
+
+
+def test_garbage_never_exceeds_what_open_readers_had_at_their_peak() -> None:
+    index = ConflictIndex[Person]()
+    people = [Person(str(number)) for number in range(10)]
+    for person in people:
+        for number in range(100):
+            index.saw_key(person, b"%d" % number)
+    peak = sum(person.size for person in people)
+    for person in people:
+        index.forget(person)
+    for life in range(500):
+        for number in range(1 + life % 7):
+            index.saw_key(people[0], b"%d" % number)
+        index.forget(people[0])
+        assert index.garbage_size <= peak
+    assert index.garbage_size < peak // 10
+
+
+def test_small_read_sets_do_not_pile_up_behind_a_large_one() -> None:
+    index, large, small = ConflictIndex[Person](), Person(), Person()
+    for number in range(10_000):
+        index.saw_key(large, b"%d" % number)
+    size = large.size
+    index.forget(large)
+    for _ in range(100):
+        index.saw_key(small, b"hot")
+        index.saw_range(small, b"ho", b"hou")
+        index.forget(small)
+        assert len(intervals.stab(index._ranges, b"hot")) <= 2
+    assert index.garbage_size < size
+
+
+def test_a_key_that_is_read_again_and_again_holds_little_garbage() -> None:
+    index, others = ConflictIndex[Person](), [Person(str(number)) for number in range(10)]
+    for person in others:
+        for number in range(1000):
+            index.saw_key(person, b"%d" % number)
+    index.clean = lambda limit: True  # type: ignore[method-assign]
+    for _ in range(1000):
+        person = Person()
+        index.saw_key(person, b"1")
+        index.forget(person)
+    numbers = index._by_key[b"1"]
+    assert isinstance(numbers, dict)
+    assert len(numbers) <= 2 * 11 + 5
+    assert index.readers_of(b"1") == others
+
+
+def test_a_range_that_takes_in_others_is_charged_for_each_and_refused_before_it_changes_anything() -> (
+    None
+):
+    index, reader = ConflictIndex[Person](), Person()
+    for number in range(100):
+        index.saw_range(reader, b"%02d" % number, b"%02d!" % number)
+    before, size = dict(reader.reads.ranges), reader.size
+    with pytest.raises(RequestTooExpensive):
+        index.saw_range(reader, b"", None, Work(99 * SWALLOW))
+    assert (dict(reader.reads.ranges), reader.size) == (before, size)
+    assert index.readers_of(b"5") == []
+    assert index.readers_of(b"55") == [reader]
+    work = Work(100 * SWALLOW)
+    index.saw_range(reader, b"", None, work)
+    assert work.spent == 100 * SWALLOW
+    assert index.readers_of(b"5") == [reader]
+
+
+# -- the owner --
+
+
+def reading(count: int, *transactions: str) -> OwnerHarness:
+    """An owner with transactions that have read so many keys and so many ranges."""
+    harness = OwnerHarness()
+    for transaction in transactions:
+        harness.ask(Open(transaction))
+        for number in range(count):
+            harness.ask(get(b"%d" % number, transaction))
+            harness.ask(scan(b"r%d" % number, b"r%d\0" % number, transaction=transaction))
+    return harness
+
+
+def test_the_owner_cleans_one_piece_in_each_drain_and_goes_on_without_traffic() -> None:
+    harness = reading(CLEANED_PER_DRAIN, "t", "u")
+    index = harness.owner._conflicts
+    harness.send(put(b"1"))
+    drains = 1
+    while index.garbage_size:
+        harness.owner.drain(harness.now, [(harness.news.pop(0), None, UNCOUNTED)])
+        drains += 1
+    # Two transactions of twice as many entries.
+    assert drains == 4
+    harness.settle()
+    assert not harness.news
+
+
+@pytest.mark.parametrize("end", [Commit("t"), Drop("t"), put(b"1")], ids=["commit", "drop", "conflict"])
+def test_a_transaction_that_has_ended_leaves_nothing_in_the_index(end: Message[Any]) -> None:
+    harness = reading(100, "t")
+    index = harness.owner._conflicts
+    harness.ask(end)
+    harness.settle()
+    assert (bool(index), index.garbage_size, index._by_key, index._ranges) == (False, 0, {}, None)
+
+
+def test_a_write_is_charged_for_each_transaction_that_conflicts() -> None:
+    harness = reading(1, *map(str, range(10)))
+    keyspace = harness.owner._keys
+    context = Context(UNLIMITED, now=harness.now, lease=UNCOUNTED)
+    keyspace.stage(context, [(b"other", TOMBSTONE), (b"unread", encode(b"", b"v", ""))])
+    before = context.spent
+    keyspace.stage(context, [(b"0", encode(b"", b"v", ""))])
+    assert context.spent - before == 10 * CONFLICT

@@ -54,7 +54,7 @@ def transaction_in(state: State, depth: int = 1) -> Transaction:
         if level:
             transaction.begin()
         transaction.put(b"%d" % level, encode(b"", b"v", ""))
-    transaction.reads.saw_key(b"seen")
+    transaction.reads.add_key(b"seen")
     transaction.depend_on(3)
     WAYS[state](transaction)
     assert transaction.state is state

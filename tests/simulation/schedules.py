@@ -11,6 +11,7 @@ import msgspec
 
 from kvactor.core import records
 from kvactor.core.records import HIDDEN, NEVER, Record
+from kvactor.core.transaction import LEVEL_OVERHEAD, TRANSACTION_OVERHEAD
 from kvactor.core.work import UNCHARGED
 from kvactor.settings import Settings
 from kvactor.tools.connections import AsyncConnection, AsyncEventStream
@@ -47,7 +48,7 @@ TIGHT: Final[dict[str, int | float]] = {
     "transaction_idle_timeout": 0.05,
     "max_transactions": 2,
     "max_transaction_depth": 2,
-    "max_transaction_size": 400,
+    "max_transaction_size": TRANSACTION_OVERHEAD + 3 * LEVEL_OVERHEAD + 400,
     "remembered_transactions": 1,
     "max_batch_size": 3,
     "max_scan_limit": 5,

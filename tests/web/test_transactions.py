@@ -326,7 +326,7 @@ async def test_a_transaction_has_at_most_32_levels(client: Client) -> None:
     assert await got(client, "a") == 1
 
 
-@pytest.mark.parametrize("settings", [Settings(max_transaction_size=10_000)])
+@pytest.mark.parametrize("settings", [Settings(max_transaction_size=12_000)])
 async def test_a_write_that_makes_a_transaction_too_large_is_refused_alone(client: Client) -> None:
     id_ = await opened(client)
     assert await put(client, "a", 1, id_) == 200

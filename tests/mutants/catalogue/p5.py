@@ -68,11 +68,11 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/transaction.py",
                 "Transaction.rollback",
-                find="self.overlays.pop()",
+                find="self._pop()",
                 replace="""
                     from kvactor.core.records import TOMBSTONE
 
-                    top = self.overlays.pop()
+                    top = self._pop()
                     if self.overlays:
                         for key, entry in top.items():
                             if entry is not TOMBSTONE and key not in self.overlays[-1]:

@@ -26,6 +26,20 @@ MUTANTS: Final = (
         killed_by=(HOT_STRESS, STRESS),
     ),
     Mutant(
+        "p6-garbage-conflicts",
+        "A reader that was forgotten is still found by what it has read, until that is cleaned. An "
+        "ended transaction conflicts, and the owner fails.",
+        edits=(
+            Edit(
+                "kvactor/core/conflicts.py",
+                "ConflictIndex.forget",
+                find="del self._readers[number]",
+                replace="",
+            ),
+        ),
+        killed_by=("tests/core/test_conflicts.py",),
+    ),
+    Mutant(
         "p6-a-range-excludes-its-first-key",
         "The first key of a range does not count as part of it. A phantom can appear at its edge.",
         edits=(
@@ -191,7 +205,7 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/keyspace.py",
                 "Keyspace._saw_range",
-                find="self._conflicts.saw_range(transaction, start, end)",
+                find="self._conflicts.saw_range(transaction, start, end, context)",
                 replace="""
                     for key, _ in items:
                         self._conflicts.saw_key(transaction, key)

@@ -125,7 +125,10 @@ MUTANTS: Final = (
         "What a transaction has read does not count among its bytes.",
         edits=(
             Edit(
-                "kvactor/core/transaction.py", "Transaction.size", find="self.reads.size", replace="0"
+                "kvactor/core/conflicts.py",
+                "ConflictIndex.saw_key",
+                find="reader.grow(reader.reads.size - before)",
+                replace="",
             ),
         ),
         killed_by=(
@@ -134,6 +137,111 @@ MUTANTS: Final = (
                 "test_p8_keys_values_depth_number_and_size_of_transactions_are_bounded"
             ),
         ),
+    ),
+    Mutant(
+        "p8-garbage-is-never-cleaned",
+        "What ended transactions have read stays in the index while nobody reads in a transaction.",
+        edits=(
+            Edit(
+                "kvactor/core/owner.py",
+                "Owner.drain",
+                find="self._conflicts.clean(CLEANED_PER_DRAIN)",
+                replace="False",
+            ),
+        ),
+        killed_by=("tests/core/test_conflicts.py",),
+    ),
+    Mutant(
+        "p8-small-garbage-waits-behind-large",
+        "Garbage is taken out in the order in which readers ended. Thousands of small read sets wait "
+        "behind a large one, and a write of a key that all of them have read walks all.",
+        edits=(
+            Edit(
+                "kvactor/core/conflicts.py",
+                "ConflictIndex.forget",
+                find="heapq.heappush(self._garbage, (reads.entries, number, reads))",
+                replace="heapq.heappush(self._garbage, (0, number, reads))",
+            ),
+        ),
+        killed_by=("tests/core/test_conflicts.py",),
+    ),
+    Mutant(
+        "p8-reading-adds-garbage-faster-than-it-goes",
+        "Reads take no garbage out.",
+        edits=(
+            Edit(
+                "kvactor/core/conflicts.py",
+                "ConflictIndex.saw_key",
+                find="self.clean(CLEANED_PER_READ)",
+                replace="pass",
+            ),
+        ),
+        killed_by=("tests/core/test_conflicts.py",),
+    ),
+    Mutant(
+        "p8-read-sets-are-not-given-back",
+        "The bytes of a read set that is dropped count for ever.",
+        edits=(
+            Edit(
+                "kvactor/core/conflicts.py",
+                "ConflictIndex.forget",
+                find="reader.grow(-reads.size)",
+                replace="",
+            ),
+        ),
+        killed_by=("tests/core/test_conflicts.py",),
+    ),
+    Mutant(
+        "p8-dropped-levels-are-not-given-back",
+        "The bytes of a level that is rolled back count for ever.",
+        edits=(
+            Edit(
+                "kvactor/core/transaction.py",
+                "Transaction._pop",
+                find="self.grow(-LEVEL_OVERHEAD - top.size)",
+                replace="",
+            ),
+        ),
+        killed_by=("tests/core/test_sizes.py",),
+    ),
+    Mutant(
+        "p8-writes-that-a-conflict-drops-are-not-given-back",
+        "The bytes of the writes that a conflict drops count until the transaction ends.",
+        edits=(
+            Edit(
+                "kvactor/core/transaction.py",
+                "Transaction.conflict",
+                find="self.grow(-sum(overlay.size for overlay in self.overlays))",
+                replace="",
+            ),
+        ),
+        killed_by=("tests/core/test_sizes.py",),
+    ),
+    Mutant(
+        "p8-swallowed-ranges-cost-nothing",
+        "A range that takes in a hundred thousand others costs no work.",
+        edits=(
+            Edit(
+                "kvactor/core/conflicts.py",
+                "ReadSet.saw_range",
+                find="work.charge(SWALLOW)",
+                replace="",
+            ),
+        ),
+        killed_by=("tests/core/test_conflicts.py",),
+    ),
+    Mutant(
+        "p8-conflicts-cost-nothing",
+        "A write that makes a thousand transactions conflict costs as much as one that makes none.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace._invalidate_readers",
+                find="context.spent += CONFLICT",
+                replace="",
+            ),
+        ),
+        killed_by=("tests/core/test_conflicts.py",),
     ),
     Mutant(
         "p8-the-journal-grows",

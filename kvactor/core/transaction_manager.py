@@ -100,6 +100,7 @@ class TransactionManager:
             Kind.ISOLATED, context.now, idle_timeout, message.id, context.lease.another()
         )
         transaction.conflicts = conflicts
+        transaction.lease.resize(transaction.size)
         self.isolated[message.id] = transaction
         if prior and not priority.held(context.now):
             priority.grant(transaction, context.now)

@@ -37,7 +37,7 @@ MUTANTS: Final = (
                 replace="",
             ),
         ),
-        killed_by=("tests/core/test_conflicts.py",),
+        killed_by=("tests/core/test_conflicts.py::TestConflicts",),
     ),
     Mutant(
         "p6-a-range-excludes-its-first-key",

@@ -141,7 +141,9 @@ class RangeTooLarge(KvactorError):
 
 
 class AnswerTooLarge(KvactorError):
-    """Is raised when a batch's results would be larger than `max_body_size`. Nothing was done."""
+    """Is raised when a batch's results would be larger than `max_body_size`, or what it reads
+    under an idempotency key larger than `max_idempotency_reads`. Nothing was done.
+    """
 
     code = "answer_too_large"
 

@@ -168,6 +168,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(gt=0, le=MAX_SECONDS, description="seconds for which an Idempotency-Key is remembered"),
     ] = 86_400.0
+    max_idempotency_reads: Annotated[
+        int,
+        Meta(ge=0, description="bytes that a batch under an Idempotency-Key reads: they are kept"),
+    ] = 64 * 1024
+    max_idempotency_size: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="bytes kept for all Idempotency-Keys; beyond it the oldest are forgotten",
+        ),
+    ] = 64 * _MiB
     max_subscribers: Annotated[int, Meta(ge=1, description="requests that follow the changes")] = 1000
     heartbeat: Annotated[
         float,

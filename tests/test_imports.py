@@ -28,7 +28,7 @@ FLOORS = (
     ("kvactor.core.store", "kvactor.core.priority"),
     ("kvactor.core.transaction",),
     ("kvactor.core.overlay", "kvactor.core.conflicts", "kvactor.core.protocols"),
-    ("kvactor.core.intervals",),
+    ("kvactor.core.intervals", "kvactor.core.kept"),
     ("kvactor.core.records", "kvactor.core.work", "kvactor.core.memory"),
     ("kvactor.errors", "kvactor.settings"),
 )

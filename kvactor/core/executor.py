@@ -123,7 +123,10 @@ class Executor:
 
     def _run(self, context: Context, transaction: Transaction, message: Batch) -> Steps[list[Result]]:
         results: list[Result] = []
-        room = self._settings.max_body_size
+        settings, keyed = self._settings, message.idempotency_key is not None
+        room = settings.max_body_size
+        if keyed:
+            room = min(room, settings.max_idempotency_reads)
         for index, operation in enumerate(message.operations):
             if context.spent >= context.step_end:
                 yield from self._transactions.pause(context, transaction)
@@ -136,16 +139,24 @@ class Executor:
                 )
                 room -= _size(result)
                 if room < 0:
-                    raise AnswerTooLarge(
-                        f"The batch's results have more than {self._settings.max_body_size} bytes. "
-                        "Read less at once."
-                    )
+                    raise self._too_large(keyed)
                 _hold(context, result)
             except KvactorError as error:
                 error.details = {**error.details, "operation": index}
                 raise
             results.append(result)
         return results
+
+    def _too_large(self, keyed: bool) -> AnswerTooLarge:
+        settings = self._settings
+        if keyed and settings.max_idempotency_reads < settings.max_body_size:
+            return AnswerTooLarge(
+                f"The batch reads more than {settings.max_idempotency_reads} bytes, which is all that "
+                "is kept for an Idempotency-Key. Read less at once, or without a key."
+            )
+        return AnswerTooLarge(
+            f"The batch's results have more than {settings.max_body_size} bytes. Read less at once."
+        )
 
     def _in_steps(
         self, context: Context, transaction: Transaction, steps: Steps[Result]

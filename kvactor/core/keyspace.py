@@ -12,6 +12,7 @@ import msgspec
 
 from kvactor.core import records
 from kvactor.core.conflicts import ConflictIndex
+from kvactor.core.kept import KeptResponses
 from kvactor.core.memory import Lease
 from kvactor.core.overlay import Overlay, merge_ranges
 from kvactor.core.priority import MustWait, Priority
@@ -45,6 +46,9 @@ MAX_MEMTABLES = 4
 
 #: Entries that are staged in one step, at most.
 STAGED_PER_STEP = 500
+
+#: Responses kept for idempotency keys that one revision forgets to make room, at most.
+FORGOTTEN_PER_REVISION = 1000
 
 
 class Context(Work, kw_only=True, gc=False):
@@ -97,6 +101,9 @@ class Keyspace:
         self._conflicts = conflicts
         self.settings = settings
         self.priority = Priority(int(settings.priority_wait * 1000), conflicts)
+        self._kept = KeptResponses(settings.max_idempotency_size)
+        for _, key, size in sorted(store.hidden()):
+            self._kept.add(key, size)
         #: bytes that can be written, as of the last tick
         self.free_space = free_space
 
@@ -268,9 +275,35 @@ class Keyspace:
             self._conflicts.forget(transaction)
         if not changes:
             return 0
+        if transaction.keeps:
+            self._make_room(context, changes)
         if len(changes) <= STAGED_PER_STEP:
             return self._store.head if self.stage(context, changes.items()) else 0
         return (yield from self._stage_in_steps(context, changes))
+
+    def _make_room(self, context: Context, changes: Overlay) -> None:
+        """Count the responses that a commit keeps; let it forget the oldest ones beyond the limit."""
+        for key in sorted(key for key in changes if key >= HIDDEN):
+            entry = changes[key]
+            if entry is not TOMBSTONE:
+                self._kept.add(key, len(entry))
+        oldest = self._kept.excess(FORGOTTEN_PER_REVISION)
+        context.spent += STAGE * len(oldest)
+        for key in oldest:
+            changes.put(key, TOMBSTONE)
+        self._kept.forget(oldest)
+
+    def sweep(self, context: Context, limit: int) -> bool:
+        """Remove expired keys, and kept responses beyond their limit; return whether there may be more.
+
+        It looks at no more than `limit` of each, and makes one revision.
+        """
+        keys, more = self._store.expired(context.now, limit)
+        self._kept.forget(keys)
+        oldest = self._kept.excess(limit)
+        self._kept.forget(oldest)
+        self.stage(context, [(key, TOMBSTONE) for key in keys + oldest])
+        return more or len(oldest) == limit
 
     def _give_way(
         self, context: Context, transaction: Transaction | None, keys: Collection[bytes]

@@ -49,7 +49,7 @@ from kvactor.core.messages import (
 )
 from kvactor.core.priority import MustWait
 from kvactor.core.protocols import Journal, StorageFailed, Tree
-from kvactor.core.records import NEVER, TOMBSTONE, Revision
+from kvactor.core.records import NEVER, Revision
 from kvactor.core.replies import HeldReplies, ReplyTo, deliver
 from kvactor.core.store import Store
 from kvactor.core.transaction import Transaction
@@ -458,8 +458,7 @@ class Owner:
         self._sweeping = False
         if self._stopping or not self._keys.writable:
             return
-        keys, self._sweeping = self._store.expired(context.now, SWEEP_LIMIT)
-        self._keys.stage(context, [(key, TOMBSTONE) for key in keys])
+        self._sweeping = self._keys.sweep(context, SWEEP_LIMIT)
         if self._sweeping:
             self._post(Sweep())
 

@@ -18,11 +18,13 @@ exists for them, as it did for that write.
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 
-from kvactor.core.overlay import Items, Memtable, Overlay, View
+from kvactor.core.overlay import Items, Memtable, Overlay, View, merge_ranges
 from kvactor.core.protocols import Tree
 from kvactor.core.records import (
+    HIDDEN,
     MISSING,
     NEVER,
     TOMBSTONE,
@@ -32,10 +34,13 @@ from kvactor.core.records import (
     created_and_expiry_of,
     encode,
     expiry_of,
+    revision_of,
     stamp,
 )
 from kvactor.core.work import UNCHARGED, Work
 from kvactor.errors import DataDamaged, RecordDamaged
+
+log = logging.getLogger(__name__)
 
 #: A key, and its record or, deleted, None.
 Change = tuple[bytes, bytes | None]
@@ -289,6 +294,19 @@ class Store:
                     heapq.heappush(self.memtable.expiring, (expiry_of(record), key))
             self.memtable.merge(changes)
             self.head = self.revision = revision.number
+
+    def hidden(self) -> Iterator[tuple[int, bytes, int]]:
+        """Yield the durable hidden keys: the revision, the key, and the bytes of the record.
+
+        It ends at a damaged record, with a warning: those behind it are not known.
+        """
+        ranges = self.durable.ranges(HIDDEN, None, reverse=False, values=True, work=Work())
+        try:
+            for key, record in merge_ranges(ranges, reverse=False):
+                if record is not TOMBSTONE:
+                    yield revision_of(record), key, len(record)
+        except RecordDamaged as error:
+            log.warning("idempotency keys are not counted from a damaged one on: %s", error)
 
     # -- expiry --
 

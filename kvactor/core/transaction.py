@@ -92,6 +92,7 @@ class Transaction:
         "depends_on",
         "id",
         "idle_timeout",
+        "keeps",
         "kind",
         "last_used",
         "lease",
@@ -123,6 +124,8 @@ class Transaction:
         self.reads = ReadSet()
         #: the newest revision that an answer to this transaction depends on; it may be only staged
         self.depends_on = 0
+        #: whether it has kept a response for an idempotency key
+        self.keeps = False
         #: whether the log has a warning that it stays open
         self.warned = False
         #: in a row: its own, and those of the transactions that it is a retry of

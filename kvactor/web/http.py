@@ -208,15 +208,18 @@ def idempotency_key(request: Request) -> IdempotencyKey | None:
         raise InvalidRequest(f"An Idempotency-Key has 1 to {MAX_IDEMPOTENCY_KEY} characters.")
     parts = [request.method, request.target]
     parts += [request.headers.get(name, "") for name in _FINGERPRINTED]
-    return IdempotencyKey(_hash(_bytes(key)), _hash(_bytes("\n".join(parts)) + b"\n" + request.body))
+    return IdempotencyKey(_hash(_bytes(key)), _hash(_bytes("\n".join(parts)) + b"\n", request.body))
 
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _hash(data: bytes) -> bytes:
-    return blake2b(data, digest_size=16).digest()
+def _hash(*parts: bytes) -> bytes:
+    whole = blake2b(digest_size=16)
+    for part in parts:
+        whole.update(part)
+    return whole.digest()
 
 
 def precondition(request: Request) -> Precondition | None:

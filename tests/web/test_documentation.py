@@ -29,7 +29,8 @@ REFUSALS = {"not_found", "method_not_allowed", "expectation_failed"}
 PATH = re.compile(r"(?:\w+/)*\w+\.(?:py|md)|(?:\w+/)+\w*")
 
 LINK = re.compile(r"\]\(([^)]*)\)")
-LIMIT = re.compile(r"`([a-z_]+)`(?:: |[a-z\s]* \()([\d,]+)( MiB)?")
+LIMIT = re.compile(r"`([a-z_]+)`(?:: |[a-z\s]* \()([\d,]+)( KiB| MiB|)")
+UNITS = {"": 1, " KiB": 1024, " MiB": 1024 * 1024}
 
 
 def rows(document: str, header: str) -> Iterator[list[str]]:
@@ -106,7 +107,7 @@ def test_the_operations_of_a_batch_have_their_fields() -> None:
 def test_a_documented_limit_is_the_default(document: Path) -> None:
     defaults = {setting.name: setting.default for setting in table()}
     for name, number, unit in LIMIT.findall(document.read_text()):
-        told = int(number.replace(",", "")) * (1024 * 1024 if unit else 1)
+        told = int(number.replace(",", "")) * UNITS[unit]
         assert told == defaults[name], name
 
 

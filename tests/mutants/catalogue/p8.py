@@ -71,6 +71,100 @@ MUTANTS: Final = (
         killed_by=("tests/test_promises.py::test_p8_the_mailbox_is_bounded_and_recovers",),
     ),
     Mutant(
+        "p8-what-is-read-under-an-idempotency-key-has-no-bound",
+        "A batch under an idempotency key may read, and so keep, as much as a response holds.",
+        edits=(
+            Edit(
+                "kvactor/core/executor.py",
+                "Executor._run",
+                find="room = min(room, settings.max_idempotency_reads)",
+                replace="pass",
+            ),
+        ),
+        killed_by=("tests/core/test_idempotency_bounds.py",),
+    ),
+    Mutant(
+        "p8-kept-responses-are-not-bound-together",
+        "A new response that is kept does not displace the oldest.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.commit",
+                find="""
+                    if transaction.keeps:
+                        self._make_room(context, changes)
+                """,
+                replace="",
+            ),
+        ),
+        killed_by=("tests/core/test_idempotency_bounds.py",),
+    ),
+    Mutant(
+        "p8-a-forgotten-response-is-given-back-twice",
+        "The room of a kept response is given back when it is forgotten, and once more.",
+        edits=(
+            Edit(
+                "kvactor/core/kept.py",
+                "KeptResponses.forget",
+                find="self.size -= self._sizes.pop(key, 0)",
+                replace="self.size -= 2 * self._sizes.pop(key, 0)",
+            ),
+        ),
+        killed_by=("tests/core/test_idempotency_bounds.py",),
+    ),
+    Mutant(
+        "p8-a-swept-response-is-not-given-back",
+        "The room of responses that have expired is not given back when they are swept.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.sweep",
+                find="self._kept.forget(keys)",
+                replace="",
+            ),
+        ),
+        killed_by=("tests/core/test_idempotency_bounds.py",),
+    ),
+    Mutant(
+        "p8-a-restart-does-not-count-kept-responses",
+        "A restart begins to count kept responses at nothing.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.__init__",
+                find="sorted(store.hidden())",
+                replace="()",
+            ),
+        ),
+        killed_by=("tests/core/test_idempotency_bounds.py",),
+    ),
+    Mutant(
+        "p8-a-restart-counts-kept-responses-by-key",
+        "After a restart, not the oldest kept responses are forgotten, but those with the least keys.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.__init__",
+                find="sorted(store.hidden())",
+                replace="store.hidden()",
+            ),
+        ),
+        killed_by=("tests/core/test_idempotency_bounds.py",),
+    ),
+    Mutant(
+        "p8-a-repeated-response-is-not-counted",
+        "A kept response that is repeated takes memory that is not in the account.",
+        edits=(
+            Edit(
+                "kvactor/core/idempotency.py",
+                "find",
+                find="context.lease.acquire(len(value))",
+                replace="pass",
+            ),
+        ),
+        killed_by=("tests/core/test_idempotency_bounds.py",),
+    ),
+    Mutant(
         "p8-idle-transactions-are-not-swept",
         "An idle transaction ends when somebody asks for it, but not by itself. Those of clients that "
         "have gone away stay.",

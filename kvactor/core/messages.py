@@ -69,7 +69,7 @@ class Presence(Enum):
     PRESENT = "present"
 
 
-#: A key exists or not, or it is at one of these revisions (a draft's is 0).
+#: A key exists or not, or it is at one of these revisions. A draft's is its number with a minus.
 Precondition = Presence | tuple[int, ...]
 
 

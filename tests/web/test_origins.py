@@ -7,7 +7,7 @@ from multidict import CIMultiDict
 
 from kvactor.errors import CrossOrigin, HostNotAllowed
 from kvactor.settings import Settings
-from kvactor.web.guard import KNOWN, RequestGuard
+from kvactor.web.guard import KNOWN, Form, RequestGuard
 from tests.web.conftest import Client, Server
 
 REQUESTS = [
@@ -83,12 +83,12 @@ FOREIGN = [
 EVERYWHERE = [*REQUESTS, ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/metrics")]
 
 
-def asked(host: str | None, **headers: str) -> tuple[tuple[int, int], str, CIMultiDict[str]]:
+def asked(host: str | None, **headers: str) -> tuple[tuple[int, int], str, CIMultiDict[str], Form]:
     """Return what the guard looks at of a request that names a host, or none."""
     fields = CIMultiDict(headers)
     if host is not None:
         fields["Host"] = host
-    return (1, 1), "/get/a", fields
+    return (1, 1), "/get/a", fields, Form("GET /get/{key}")
 
 
 @pytest.mark.parametrize(("method", "path"), EVERYWHERE)

@@ -181,13 +181,6 @@ def revision_of(record: bytes) -> int:
     return int.from_bytes(record[4:12], "big") & ~_SPLIT
 
 
-def version_of(record: bytes) -> int:
-    """Return a record's mod revision or, of a draft, its number with a minus. 0: no request can name
-    it.
-    """
-    return revision_of(record) or -created_of(record)
-
-
 def created_of(record: bytes) -> int:
     """Return a record's create revision alone."""
     return int.from_bytes(record[12:20], "big")

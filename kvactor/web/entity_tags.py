@@ -41,8 +41,9 @@ class Tags(msgspec.Struct, frozen=True):
 
 
 def parse(header: str, text: str) -> Tags:
-    """Return what the value of a header names. Raises `InvalidRequest` unless it is `*` alone, or a list
-    of entity tags.
+    """Return what the value of a header names.
+
+    Raises `InvalidRequest` unless it is `*` alone, or a list of entity tags.
     """
     if text.strip(" \t") == "*":
         return Tags((), any=True)

@@ -2,14 +2,15 @@
 come from a page of another origin, and say nothing that their route would ignore.
 
 A page in a browser can send requests to every server that its user can reach. Fetch metadata
-(`Sec-Fetch-Site`) shows what kind of page has sent it; where browsers send none, `Origin` shows a page of
-another origin. A page whose own name resolves to this server (DNS rebinding) has the same origin to the
-browser; `Host` shows its name.
+(`Sec-Fetch-Site`) shows what kind of page has sent it; where there is none, `Origin` shows a page of
+another origin. A page whose own name resolves to this server (DNS rebinding) has the same origin to
+the browser; `Host` shows its name.
 
 The rule: a header that would change what a request means is understood, or the request is refused.
 """
 
 import re
+from collections import Counter
 from typing import Final
 
 import msgspec
@@ -123,10 +124,11 @@ class RequestGuard:
         """
         if version not in _VERSIONS or target[:1] != "/":
             raise InvalidRequest("A request is HTTP/1.1 or HTTP/1.0, and its target begins with /.")
+        # multidict's iterator leaves out what comes twice.
         names = tuple(headers)
-        examined = self._examined.get(names)
+        examined = self._examined.get(names) if len(names) == len(headers) else None
         if examined is None:
-            examined = self._examine(names)
+            examined = self._examine(headers)
         host = headers.get(_HOST)
         if self._guarded and host not in self.known:
             self._learn(str(host))
@@ -136,17 +138,18 @@ class RequestGuard:
         if not form.query and "?" in target and not target.endswith("?"):
             raise InvalidRequest(f"{form.name} takes no query. In a key, ? is written %3F.")
 
-    def _examine(self, names: tuple[str, ...]) -> frozenset[str]:
+    def _examine(self, headers: MultiMapping[str]) -> frozenset[str]:
         """Return those of a request's headers that are to be examined, in lower case.
 
         Raises `InvalidRequest` if one comes twice that comes once.
         """
-        lower = [name.lower() for name in names]
-        twice = next((one for one in names if one.lower() in ONCE and lower.count(one.lower()) > 1), "")
-        if twice:
-            raise InvalidRequest(f"A request has the header {twice} once.")
-        examined = _EXAMINED.intersection(lower)
-        if len(names) <= KNOWN_HEADERS and sum(map(len, names)) <= KNOWN_SIZE:
+        names = tuple(name for name, _ in headers.items())
+        counts = Counter(name.lower() for name in names)
+        for name, count in counts.items():
+            if count > 1 and name in ONCE:
+                raise InvalidRequest(f"A request has the header {name.title()} once.")
+        examined = _EXAMINED.intersection(counts)
+        if len(counts) == len(names) <= KNOWN_HEADERS and sum(map(len, names)) <= KNOWN_SIZE:
             if len(self._examined) >= KNOWN:
                 self._examined.clear()
             self._examined[names] = examined

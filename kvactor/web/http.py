@@ -65,10 +65,6 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     parameters: Mapping[str, str] = NO_PARAMETERS
 
 
-class NoQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """The query of a route that has none."""
-
-
 class Response(msgspec.Struct, frozen=True, gc=False):
     """A response that was true at `revision`; `headers` are those beside the ones that all have.
 

@@ -15,6 +15,7 @@ from kvactor.api.values import JSON
 from kvactor.core.messages import Answer, Message
 from kvactor.errors import KvactorError
 from kvactor.web import guard, http
+from kvactor.web.errors import in_v1
 from kvactor.web.http import Exchange, Request, Response
 
 M = TypeVar("M", bound=Message[Any])
@@ -111,7 +112,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         return guard.Form(
             f"{self.method} {self.name}",
             guard.DECISIVE & names,
-            query=self.query is not None,
+            # The simple routes ignore a query, as they always have.
+            query=self.query is not None or not in_v1(self.path),
             body=self.body is not None,
             page=self.page,
         )

@@ -112,7 +112,7 @@ class RequestGuard:
         #: values that were let in already, and None: HTTP/1.0 need not send it
         self.known: set[str | None] = {None}
         #: of lists of headers' names that have come, those that are to be examined
-        self._examined: dict[tuple[str, ...], frozenset[str]] = {}
+        self.lists: dict[tuple[str, ...], frozenset[str]] = {}
 
     def check(
         self, version: tuple[int, int], target: str, headers: MultiMapping[str], form: Form
@@ -126,7 +126,7 @@ class RequestGuard:
             raise InvalidRequest("A request is HTTP/1.1 or HTTP/1.0, and its target begins with /.")
         # multidict's iterator leaves out what comes twice.
         names = tuple(headers)
-        examined = self._examined.get(names) if len(names) == len(headers) else None
+        examined = self.lists.get(names) if len(names) == len(headers) else None
         if examined is None:
             examined = self._examine(headers)
         host = headers.get(_HOST)
@@ -150,9 +150,9 @@ class RequestGuard:
                 raise InvalidRequest(f"A request has the header {name.title()} once.")
         examined = _EXAMINED.intersection(counts)
         if len(counts) == len(names) <= KNOWN_HEADERS and sum(map(len, names)) <= KNOWN_SIZE:
-            if len(self._examined) >= KNOWN:
-                self._examined.clear()
-            self._examined[names] = examined
+            if len(self.lists) >= KNOWN:
+                self.lists.clear()
+            self.lists[names] = examined
         return examined
 
     def _check_page(self, headers: MultiMapping[str], host: str | None, form: Form) -> None:

@@ -82,8 +82,11 @@ async def test_no_value_of_a_header_is_a_fault_of_the_servers(
     server: Server, app: web.Application, value: bytes
 ) -> None:
     for route, target in targets(app):
-        if route.name == "/v1/changes" or (len(value) > LONG and route.name not in SOME):
-            continue  # a stream does not end
+        # A stream does not end; HEAD is parsed as GET is.
+        if route.name == "/v1/changes" or route.method == "HEAD":
+            continue
+        if len(value) > LONG and route.name not in SOME:
+            continue
         for name in READ:
             line = name.encode() + b": " + value
             for lines in ((line,), (line, line)):

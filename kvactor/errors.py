@@ -73,6 +73,12 @@ class BodyTooLarge(KvactorError):
     code = "body_too_large"
 
 
+class UnsupportedEncoding(KvactorError):
+    """Is raised when a request's body has a `Content-Encoding`. Values are stored as they are sent."""
+
+    code = "unsupported_encoding"
+
+
 class BodyTimeout(KvactorError):
     """Is raised when a request's body has not arrived within `body_timeout`."""
 

@@ -20,7 +20,7 @@ from kvactor.core.messages import (
     is_long,
 )
 from kvactor.core.operations import Range, Result
-from kvactor.core.records import MISSING, revision_of
+from kvactor.core.records import MISSING, created_of, revision_of
 from kvactor.core.transaction import Kind, Transaction
 from kvactor.core.transaction_manager import TransactionManager
 from kvactor.core.work import LOOKUP, UNLIMITED, Steps
@@ -119,7 +119,11 @@ class Executor:
         record = self._keys.read(context, transaction, check.key, value=False)
         if isinstance(check.precondition, Presence):
             return (record is MISSING) is (check.precondition is Presence.ABSENT)
-        return record is not MISSING and revision_of(record) in check.precondition
+        if record is MISSING:
+            return False
+        revision = revision_of(record)
+        named = revision in check.precondition
+        return named or (not revision and -created_of(record) in check.precondition)
 
     def _run(self, context: Context, transaction: Transaction, message: Batch) -> Steps[list[Result]]:
         results: list[Result] = []

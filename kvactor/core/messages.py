@@ -69,7 +69,8 @@ class Presence(Enum):
     PRESENT = "present"
 
 
-#: A key exists or not, or it is at one of these revisions (a draft's is 0).
+#: A key exists or not, or it is at one of these revisions. 0 stands for any draft, a negative number
+#: for the draft that has this number without the minus.
 Precondition = Presence | tuple[int, ...]
 
 

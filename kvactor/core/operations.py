@@ -85,7 +85,8 @@ class Set(PlainOperation[bool], frozen=True):
             and not keys.exists(context, transaction, self.key)
         )
         expires_at = NEVER if self.ttl is None else context.now + self.ttl
-        draft = records.draft(self.value, self.content_type, expires_at)
+        number = transaction.number_draft() if transaction is not None else 0
+        draft = records.draft(self.value, self.content_type, expires_at, number)
         return keys.write(context, transaction, self.key, draft) or created
 
 
@@ -128,7 +129,8 @@ class Increment(Operation[int], frozen=True):
         value += self.by
         if value not in INTEGERS:
             raise NotAnInteger("The sum is beyond what 64 bits hold.")
-        keys.write(context, transaction, self.key, records.draft(b"%d" % value, _JSON, expires_at))
+        draft = records.draft(b"%d" % value, _JSON, expires_at, transaction.number_draft())
+        keys.write(context, transaction, self.key, draft)
         return value
 
 

@@ -11,7 +11,7 @@ expiry. Checksums are crc32. That of the head covers the key and all up to the v
 turns up under another key is noticed, and a head can be read without its value. The top bit of the mod
 revision is set. It is not set in records of format 1 (version 0.1), which have no value checksum: the
 first checksum covers all of them. A record with mod revision 0 is a draft: written in a transaction
-that has not committed.
+that has not committed. Its create revision is its number among the drafts of an isolated transaction.
 
 A revision is one committed write, batch or transaction: what one row of the journal holds.
 """
@@ -62,7 +62,7 @@ _SPLIT_BYTE = 0x80
 #: The fields behind the checksum: two revisions, the expiry, the length of the content type.
 _HEADER = Struct(">QQQB")
 _STAMP = Struct(">QQ")
-_DRAFT = Struct(">4xQ8xQBI")
+_DRAFT = Struct(">4xQQQBI")
 #: Bytes up to the content type, in format 1 and now.
 OLD_HEADER_SIZE = 4 + _HEADER.size
 HEADER_SIZE = OLD_HEADER_SIZE + 4
@@ -96,12 +96,14 @@ def encode(
     return stamp(key, draft(value, content_type, expires_at), revision, created)
 
 
-def draft(value: bytes, content_type: str, expires_at: int = NEVER) -> bytes:
-    """Return a record without its revisions, and without the checksum of its head."""
-    if expires_at == NEVER and content_type == "application/json":
+def draft(value: bytes, content_type: str, expires_at: int = NEVER, number: int = 0) -> bytes:
+    """Return a record without its revisions, and without the checksum of its head; `number` names it in
+    its isolated transaction.
+    """
+    if not number and expires_at == NEVER and content_type == "application/json":
         return _USUAL + crc32(value).to_bytes(4, "big") + _JSON + value
     kind = content_type.encode("ascii")
-    return _DRAFT.pack(_SPLIT, expires_at, len(kind), crc32(value)) + kind + value
+    return _DRAFT.pack(_SPLIT, number, expires_at, len(kind), crc32(value)) + kind + value
 
 
 def stamp(key: bytes, draft: bytes, revision: int, created: int) -> bytes:
@@ -165,7 +167,7 @@ def without_value(record: bytes) -> bytes:
 
 
 _JSON = b"application/json"
-_USUAL = _DRAFT.pack(_SPLIT, NEVER, 16, 0)[:-4]
+_USUAL = _DRAFT.pack(_SPLIT, 0, NEVER, 16, 0)[:-4]
 
 
 def is_json(record: bytes) -> bool:

@@ -90,6 +90,7 @@ class Transaction:
     __slots__ = (
         "conflicts",
         "depends_on",
+        "drafts",
         "id",
         "idle_timeout",
         "keeps",
@@ -122,6 +123,8 @@ class Transaction:
         self.idle_timeout = idle_timeout
         self.overlays = [Overlay()]
         self.reads = ReadSet()
+        #: how many drafts were ever written in it, dropped ones too
+        self.drafts = 0
         #: the newest revision that an answer to this transaction depends on; it may be only staged
         self.depends_on = 0
         #: whether it has kept a response for an idempotency key
@@ -177,6 +180,15 @@ class Transaction:
         before = top.size
         top.put(key, entry)
         self.grow(top.size - before)
+
+    def number_draft(self) -> int:
+        """Return a number that no other draft of the transaction ever has; 0: it has no id, so no
+        request can name its drafts.
+        """
+        if self.id is None:
+            return 0
+        self.drafts += 1
+        return self.drafts
 
     def depend_on(self, revision: int) -> None:
         """Note that an answer to it depends on `revision`."""

@@ -60,8 +60,9 @@ class Response(msgspec.Struct, frozen=True):
 
     @property
     def etag(self) -> int:
-        """The revision in the ETag; 0 if there is none."""
-        return int(self.headers.get("ETag", '"0"').strip('"'))
+        """The revision in the ETag; 0 if there is none, or if it is that of a draft."""
+        tag = self.headers.get("ETag", "").strip('"')
+        return int(tag) if tag.isdigit() else 0
 
     @property
     def code(self) -> str:

@@ -17,7 +17,7 @@ from kvactor.web import simple
 from kvactor.web.body_reader import BodyReader
 from kvactor.web.dispatcher import Dispatcher
 from kvactor.web.docs import DocsRoutes
-from kvactor.web.guard import RequestGuard
+from kvactor.web.guard import Form, RequestGuard
 from kvactor.web.http import Exchange, NoRoute, Response
 from kvactor.web.limits import Deadlines, SubscriberLimit
 from kvactor.web.routes import Handler, Route
@@ -27,6 +27,9 @@ from kvactor.web.v1 import batch, keys
 from kvactor.web.v1.changes import ChangeRoutes
 from kvactor.web.v1.ranges import RangeRoutes
 from kvactor.web.v1.transactions import TransactionRoutes
+
+#: The form of requests without a route: any.
+ANY = Form("")
 
 #: The routes of an application, by tag.
 TAGS = web.AppKey("tags", Mapping[str, Sequence[Route]])
@@ -70,8 +73,8 @@ def create_app(
     for path, name in {route.path: route.name for route in routes}.items():
         allowed = sorted(route.method for route in routes if route.path == path)
         handler = _no_route(HTTPStatus.METHOD_NOT_ALLOWED, ",".join(allowed))
-        app.router.add_route("*", path, dispatcher.serve_handler(handler, "*", name))
-    nowhere = dispatcher.serve_handler(_no_route(HTTPStatus.NOT_FOUND), "*", "*")
+        app.router.add_route("*", path, dispatcher.serve_handler(handler, "*", name, ANY))
+    nowhere = dispatcher.serve_handler(_no_route(HTTPStatus.NOT_FOUND), "*", "*", ANY)
     app.router.add_route("*", "/{path:(?s:.*)}", nowhere)
 
     async def end_waits(_: web.Application) -> None:

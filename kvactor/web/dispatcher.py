@@ -20,19 +20,16 @@ from kvactor.core.messages import Answer, Message
 from kvactor.errors import KvactorError, RecordDamaged
 from kvactor.web.body_reader import BodyReader
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
-from kvactor.web.guard import RequestGuard
+from kvactor.web.guard import Form, RequestGuard
 from kvactor.web.http import NO_PARAMETERS, NoRoute, Request, Response
 from kvactor.web.limits import CHUNK_SIZE, Deadlines
-from kvactor.web.routes import Endpoint, Handler, Route
+from kvactor.web.routes import READS, Endpoint, Handler, Route
 from kvactor.web.server import client_of, to_aiohttp
 from kvactor.web.steps import Turnstile, in_steps
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
-
-#: Methods that only read: their responses can be refused, because nothing was done.
-_READS = ("GET", "HEAD")
 
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -136,13 +133,14 @@ class Dispatcher:
         if not isinstance(endpoint, Endpoint):
             if route.body is not None:
                 raise TypeError(f"{route.method} {route.name}: a handler gets no body")
-            return self.serve_handler(endpoint, route.method, route.name)
+            return self.serve_handler(endpoint, route.method, route.name, route.form)
         check, ask, account = self._guard.check, self.ask, self.account
         clock, count = self._clock, self._actor.metrics.counter(route.method, route.name)
         arrived, read, body = self._bodies.arrived, self._bodies.read, route.body is not None
         parse, encode, large = endpoint.parse, endpoint.encode, endpoint.large
         parse_steps, encode_steps = endpoint.parse_steps, endpoint.encode_steps
-        method, refuse = route.method, route.method in _READS
+        # Responses to reads can be refused, because nothing was done.
+        method, refuse, form = route.method, route.method in READS, route.form
         # A key is not among them: it is decoded from the target.
         named = "{id}" in route.name
 
@@ -152,7 +150,7 @@ class Dispatcher:
             try:
                 try:
                     target, headers = source.raw_path, source.headers
-                    check(source.version, target, headers)
+                    check(source.version, target, headers, form)
                     content = b""
                     if body:
                         whole = arrived(source, lease)
@@ -187,17 +185,17 @@ class Dispatcher:
 
         return dispatch
 
-    def serve_handler(self, handler: Handler, method: str, name: str) -> Serve:
+    def serve_handler(self, handler: Handler, method: str, name: str, form: Form) -> Serve:
         """Return aiohttp's handler of a `Handler`; responses are counted under a method and a name."""
         check, clock = self._guard.check, self._clock
-        count, refuse = self._actor.metrics.counter(method, name), method in _READS
+        count, refuse = self._actor.metrics.counter(method, name), method in READS
 
         async def dispatch(source: web.Request) -> web.StreamResponse:
             began = clock()
             lease = Lease(self.account, client_of(source, self.account))
             try:
                 try:
-                    check(source.version, source.raw_path, source.headers)
+                    check(source.version, source.raw_path, source.headers, form)
                     request = Request(
                         source.method, source.raw_path, source.headers, b"", source.match_info
                     )

@@ -65,6 +65,7 @@ class DocsRoutes:
             summary="The API, as OpenAPI 3.1",
             responses={200: ResponseSpec("Done", {JSON: dict[str, Any]})},
             asks=False,
+            page=True,
         )
         return [one for route in (described, *map(self._page, PAGES)) for one in (route, route.head())]
 
@@ -83,6 +84,7 @@ class DocsRoutes:
             summary=summary,
             responses={200: ResponseSpec("Done", {kind: bytes}, constant_headers(SECURITY_HEADERS))},
             asks=False,
+            page=kind == "text/html",
         )
 
     async def openapi(self, _: Exchange) -> Response:

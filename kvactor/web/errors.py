@@ -9,7 +9,7 @@ import msgspec
 from kvactor import errors
 from kvactor.api.errors import Problem, SimpleError
 from kvactor.api.values import JSON, encode
-from kvactor.web.http import Response
+from kvactor.web.http import TRANSACTION, Response
 
 STATUS: dict[type[errors.KvactorError], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
@@ -19,6 +19,7 @@ STATUS: dict[type[errors.KvactorError], HTTPStatus] = {
     errors.InvalidKey: HTTPStatus.BAD_REQUEST,
     errors.ValueTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.BodyTimeout: HTTPStatus.REQUEST_TIMEOUT,
     errors.RequestTooExpensive: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.KeyNotFound: HTTPStatus.NOT_FOUND,
@@ -55,6 +56,8 @@ INTERNAL_ERROR = "internal_error"
 
 PROBLEM_JSON = "application/problem+json"
 
+#: Characters of an error's sentence, at most: it may quote what the client has sent.
+MAX_DETAIL = 1000
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
@@ -82,12 +85,14 @@ def status_response(
     time: int = 0,
 ) -> Response:
     """Return an error's response in the shape that belongs to its path; `allow` is that header, if not
-    empty.
+    empty. `detail` may quote what is no Unicode.
     """
     headers = {"Allow": allow} if allow else {}
+    detail = detail[:MAX_DETAIL].encode(errors="replace").decode()
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = RETRY_AFTER
     if in_v1(path):
+        headers["Vary"] = TRANSACTION
         problem = msgspec.structs.asdict(Problem("about:blank", status.phrase, status, code, detail))
         return Response(revision, encode({**problem, **details}), status, PROBLEM_JSON, headers, time)
     return Response(revision, encode(SimpleError(detail)), status, JSON, headers, time)

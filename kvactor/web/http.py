@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
-from multidict import istr
+from multidict import MultiMapping, istr
 
 from kvactor.api.values import JSON, encode
 from kvactor.core.idempotency import IdempotencyKey
@@ -21,8 +21,6 @@ from kvactor.core.memory import Lease
 from kvactor.core.messages import (
     Answer,
     Message,
-    Precondition,
-    Presence,
     Scope,
     TransactionRef,
 )
@@ -40,6 +38,7 @@ IDEMPOTENCY_KEY = istr("Idempotency-Key")
 CONTENT_TYPE = istr("Content-Type")
 IF_MATCH = istr("If-Match")
 IF_NONE_MATCH = istr("If-None-Match")
+ACCEPT = istr("Accept")
 
 MAX_IDEMPOTENCY_KEY = 255
 #: Headers that decide a write, beside its method, target and body.
@@ -61,7 +60,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
     method: str
     target: str
-    headers: Mapping[str, str]
+    headers: MultiMapping[str]
     body: bytes = b""
     parameters: Mapping[str, str] = NO_PARAMETERS
 
@@ -163,6 +162,12 @@ def revision_in(text: str) -> int | None:
     return int(text) if len(text) <= _MAX_DIGITS and text.isascii() and text.isdigit() else None
 
 
+def header_list(request: Request, name: istr) -> str | None:
+    """Return a header that holds a list: its lines as one (RFC 9110, 5.3); None if it has none."""
+    lines = request.headers.getall(name, None)
+    return None if lines is None else lines[0] if len(lines) == 1 else ", ".join(lines)
+
+
 def transaction(request: Request, default: Scope) -> TransactionRef:
     """Return the isolated transaction that the request's header names, or else `default`."""
     return request.headers.get(TRANSACTION, default)
@@ -207,11 +212,15 @@ def idempotency_key(request: Request) -> IdempotencyKey | None:
     if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
         raise InvalidRequest(f"An Idempotency-Key has 1 to {MAX_IDEMPOTENCY_KEY} characters.")
     parts = [request.method, request.target]
-    parts += [request.headers.get(name, "") for name in _FINGERPRINTED]
-    return IdempotencyKey(_hash(_bytes(key)), _hash(_bytes("\n".join(parts)) + b"\n", request.body))
+    parts += [header_list(request, name) or "" for name in _FINGERPRINTED]
+    deciding = as_bytes("
+".join(parts)) + b"
+"
+    return IdempotencyKey(_hash(as_bytes(key)), _hash(deciding, request.body))
 
 
-def _bytes(text: str) -> bytes:
+def as_bytes(text: str) -> bytes:
+    """Return a part of a request as it was received."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -220,35 +229,6 @@ def _hash(*parts: bytes) -> bytes:
     for part in parts:
         whole.update(part)
     return whole.digest()
-
-
-def precondition(request: Request) -> Precondition | None:
-    """Return the precondition of a write. Raises `InvalidRequest`."""
-    match, none_match = request.headers.get(IF_MATCH), request.headers.get(IF_NONE_MATCH)
-    if none_match is not None:
-        if none_match.strip() != "*" or match is not None:
-            raise InvalidRequest("A write takes If-Match, or If-None-Match: *.")
-        return Presence.ABSENT
-    if match is None:
-        return None
-    return Presence.PRESENT if match.strip() == "*" else _revisions(match)
-
-
-def not_modified(request: Request, revision: int) -> bool:
-    """Does `If-None-Match` name this revision's entity tag?
-
-    Drafts of a transaction all have revision 0: that the tag is the same says nothing.
-    """
-    tags = request.headers.get(IF_NONE_MATCH)
-    if tags is None:
-        return False
-    return tags.strip() == "*" or (revision != 0 and revision in _revisions(tags.replace("W/", "")))
-
-
-def _revisions(tags: str) -> tuple[int, ...]:
-    """Return the revisions in a list of entity tags. Tags of another form match nothing."""
-    bare = (one.strip().removeprefix('"').removesuffix('"') for one in tags.split(","))
-    return tuple(one for one in map(revision_in, bare) if one is not None)
 
 
 def json_body(request: Request, decoder: msgspec.json.Decoder[T]) -> T:

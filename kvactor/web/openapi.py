@@ -24,7 +24,7 @@ from kvactor.errors import (
     TooManyConnections,
 )
 from kvactor.web.errors import INTERNAL_ERROR, PROBLEM_JSON, STATUS, in_v1
-from kvactor.web.routes import OWNER_ERRORS, RETRY_AFTER, REVISION_HEADER, Header, Route
+from kvactor.web.routes import OWNER_ERRORS, RETRY_AFTER, REVISION_HEADER, VARY, Header, Route
 
 Document = dict[str, Any]
 
@@ -138,7 +138,8 @@ def _operation(route: Route, tag: str, schemas: _Schemas, max_key_size: int) -> 
     kinds = errors_of(route)
     kinds.setdefault(HTTPStatus.INTERNAL_SERVER_ERROR, [])
     for status, those in kinds.items():
-        headers = (RETRY_AFTER,) if status is HTTPStatus.SERVICE_UNAVAILABLE else ()
+        headers = [RETRY_AFTER] if status is HTTPStatus.SERVICE_UNAVAILABLE else []
+        headers += [VARY] if in_v1(route.path) else []
         content = {} if route.method == "HEAD" else _error(route, status, those)
         responses[int(status)] = _response(_meaning(status, those), headers, content, schemas)
     operation["responses"] = {str(status): responses[status] for status in sorted(responses)}

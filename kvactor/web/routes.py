@@ -14,13 +14,17 @@ from kvactor import errors
 from kvactor.api.values import JSON
 from kvactor.core.messages import Answer, Message
 from kvactor.errors import KvactorError
-from kvactor.web import http
+from kvactor.web import guard, http
+from kvactor.web.errors import in_v1
 from kvactor.web.http import Exchange, Request, Response
 
 M = TypeVar("M", bound=Message[Any])
 R = TypeVar("R")
 
 Errors = tuple[type[KvactorError], ...]
+
+#: Methods that only read.
+READS = ("GET", "HEAD")
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -38,7 +42,7 @@ class Body(msgspec.Struct, frozen=True):
 
     content: Mapping[str, Any]
     required: bool = True
-    errors: Errors = (errors.BodyTooLarge, errors.BodyTimeout)
+    errors: Errors = (errors.BodyTooLarge, errors.BodyTimeout, errors.UnsupportedEncoding)
 
 
 class ResponseSpec(msgspec.Struct, frozen=True):
@@ -90,11 +94,29 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     body: Body | None = None
     #: whether the owner is asked, which may be overloaded, be stopping, or have failed
     asks: bool = True
+    #: whether pages of other origins may link to it
+    page: bool = False
 
     @property
     def name(self) -> str:
         """The path without its regular expressions."""
         return re.sub(r":[^}]*", "", self.path)
+
+    @property
+    def form(self) -> guard.Form:
+        """What its requests may look like."""
+        names = {header.name.lower() for header in self.headers}
+        if self.method in READS:
+            # Without an entity tag to compare, `If-None-Match` always holds.
+            names.add("if-none-match")
+        return guard.Form(
+            f"{self.method} {self.name}",
+            guard.DECISIVE & names,
+            # The simple routes ignore a query, as they always have.
+            query=self.query is not None or not in_v1(self.path),
+            body=self.body is not None,
+            page=self.page,
+        )
 
     def head(self) -> "Route":
         """The same route for HEAD, whose responses have no bodies."""
@@ -165,11 +187,17 @@ REVISION_HEADER = Header(
     Annotated[int, Meta(ge=0)],
     required=True,
 )
-ETAG = Header("ETag", "The revision that wrote the key, in quotes.", _Tags, required=True)
+ETAG = Header(
+    "ETag",
+    "The revision that wrote the key, in quotes; within a transaction, a tag of its draft.",
+    _Tags,
+    required=True,
+)
 NEW_TAG = Header("ETag", "The entity tag of the new value; missing within a transaction.", _Tags)
 LOCATION = Header("Location", "The new resource.", required=True)
 LINK = Header("Link", 'The next page: `rel="next"`.')
 EXPIRES_AT = Header("Kvactor-Expires-At", "When the key expires: RFC 3339, UTC.")
+VARY = Header("Vary", f"Always `{http.TRANSACTION}`.", required=True)
 RETRY_AFTER = Header(
     "Retry-After", "Seconds to wait before another try.", Annotated[int, Meta(ge=0)], required=True
 )

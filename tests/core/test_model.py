@@ -103,7 +103,7 @@ OPERATION: st.SearchStrategy[Operation[Any]] = st.one_of(
 )
 INTEGER = re.compile(rb"[ \t\n\r]*-?(0|[1-9][0-9]*)[ \t\n\r]*")
 
-#: value, when it expires, revision (0: a draft)
+#: value, when it expires, revision (of a draft its number in an isolated transaction, with a minus)
 Entry = tuple[bytes, float, int]
 Data = dict[bytes, Entry]
 
@@ -118,6 +118,7 @@ class Naive:
         self.until = float("inf")
         self.conflicted = False
         self.used = now
+        self.drafts = 0
 
 
 class CoreAgainstModel(RuleBasedStateMachine):
@@ -267,17 +268,16 @@ class CoreAgainstModel(RuleBasedStateMachine):
     def put(self, key: bytes, value: bytes, transaction: TransactionRef, ttl: int | None) -> None:
         transaction = self.id(transaction)
         message = put(key, value, transaction, ttl=ttl)
-        entry = self.draft(value, ttl)
         one = self.find(transaction)
         created = one is None and self.look(None, key) is None
         if isinstance(one, type):
             return self.expect(message, one)
         if one is None:
-            self.write({key: entry})
+            self.write({key: self.draft(value, ttl)})
         elif one.conflicted and isinstance(transaction, str):
             return self.expect(message, TransactionConflict)
         else:
-            one.levels[-1][key] = entry
+            one.levels[-1][key] = self.draft(value, ttl, self.number(transaction, one))
         self.expect(message, created)
         return None
 
@@ -356,8 +356,13 @@ class CoreAgainstModel(RuleBasedStateMachine):
             return (entry is None) == (check.precondition is Presence.ABSENT)
         return entry is not None and entry[2] in check.precondition
 
-    def draft(self, value: bytes, ttl: int | None) -> Entry:
-        return value, float("inf") if ttl is None else self.harness.now + ttl, 0
+    def draft(self, value: bytes, ttl: int | None, number: int = 0) -> Entry:
+        return value, float("inf") if ttl is None else self.harness.now + ttl, -number
+
+    def number(self, transaction: TransactionRef, one: Naive) -> int:
+        """Drafts of isolated transactions have numbers, which never come back."""
+        one.drafts += 1
+        return one.drafts if isinstance(transaction, str) else 0
 
     def operate(self, transaction: TransactionRef, savepoint: Naive, one: Operation[Any]) -> object:
         top = savepoint.levels[-1]
@@ -373,7 +378,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
             self.note(transaction, savepoint, one.key)
         entry = self.look(savepoint, one.key)
         if isinstance(one, Set):
-            top[one.key] = self.draft(one.value, one.ttl)
+            top[one.key] = self.draft(one.value, one.ttl, self.number(transaction, savepoint))
             return one.report_created and entry is None
         if isinstance(one, Get):
             return entry and entry[0]
@@ -384,7 +389,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         value, until, _ = entry or (b"0", float("inf"), 0)
         if not INTEGER.fullmatch(value) or not -(1 << 63) <= int(value) + one.by < 1 << 63:
             return NotAnInteger
-        top[one.key] = (b"%d" % (int(value) + one.by), until, 0)
+        top[one.key] = (b"%d" % (int(value) + one.by), until, -self.number(transaction, savepoint))
         return int(value) + one.by
 
     def operate_all(

@@ -158,8 +158,12 @@ def test_a_precondition_in_a_transaction_sees_its_own_writes_and_is_a_read() -> 
         harness.ask(Open(transaction))
     assert isinstance(harness.ask(put(b"a", transaction="t", precondition=ABSENT)).error, ChecksFailed)
     assert written(harness.ask(put(b"a", b"t", "t", precondition=(1,)))) == (0, False)
-    # A draft's revision is 0.
-    assert isinstance(harness.ask(put(b"a", transaction="t", precondition=(1,))).error, ChecksFailed)
+    # It has no revision, but the number of the draft.
+    for others in ((1,), (-2,)):
+        refused = harness.ask(put(b"a", transaction="t", precondition=others))
+        assert isinstance(refused.error, ChecksFailed)
+    assert harness.ask(put(b"a", b"tt", "t", precondition=(-1,))).error is None
+    assert isinstance(harness.ask(put(b"a", transaction="t", precondition=(-1,))).error, ChecksFailed)
     assert harness.ask(put(b"a", b"tt", "t", precondition=(0,))).error is None
     assert harness.ask(delete(b"a", "t", precondition=PRESENT)).error is None
     assert harness.ask(put(b"a", b"u", "u")).error is None

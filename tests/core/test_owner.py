@@ -4,7 +4,19 @@ from typing import Any
 
 import pytest
 
-from kvactor.core.messages import AUTOCOMMIT, SHARED, Begin, Commit, Inspect, Open, Status, Stop
+from kvactor.core.messages import (
+    AUTOCOMMIT,
+    SHARED,
+    Batch,
+    Begin,
+    Commit,
+    Inspect,
+    Open,
+    Rollback,
+    Status,
+    Stop,
+)
+from kvactor.core.operations import Delete, Increment
 from kvactor.core.records import value_of
 from kvactor.core.work import Work
 from kvactor.errors import DataDamaged, InvalidRequest, RecordDamaged, TransactionConflict
@@ -41,6 +53,23 @@ def test_a_write_that_its_transaction_reads_is_a_draft_without_a_revision() -> N
     harness.ask(Open("t"))
     harness.ask(put(b"a", b"1", "t"))
     assert record_of(harness, b"a", "t").revision == 0
+
+
+def test_a_draft_has_a_number_that_never_comes_back_in_its_transaction() -> None:
+    harness = OwnerHarness()
+    harness.ask(Open("t"))
+    numbers = []
+    for step in (Begin("t"), Rollback("t"), Begin("t"), Commit("t")):
+        for key in (b"a", b"a", b"b"):
+            harness.ask(put(key, b"1", "t"))
+            numbers.append(record_of(harness, key, "t").created)
+        harness.ask(step)
+    harness.ask(Batch((Increment(b"n", 1), Delete(b"none", must_exist=True)), (), "t"))
+    harness.ask(Batch((Increment(b"n", 1),), (), "t"))
+    numbers.append(record_of(harness, b"n", "t").created)
+    assert numbers == [*range(1, 13), 14]
+    harness.ask(Commit("t"))
+    assert record_of(harness, b"a").created == record_of(harness, b"a").revision == 1
 
 
 def test_a_commit_that_changes_nothing_makes_no_revision() -> None:

@@ -42,7 +42,7 @@ class Recorder(RequestGuard):
         if step in self.fails:
             raise self.fails[step]
 
-    def check(self, version: object, target: object, headers: object) -> None:
+    def check(self, version: object, target: object, headers: object, form: object) -> None:
         self.turn("guard")
 
     def parse(self, request: Request) -> Message[Any]:

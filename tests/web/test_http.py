@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 
 from kvactor.api.keys import ScanQuery
 from kvactor.core import records
-from kvactor.core.messages import AUTOCOMMIT, SHARED, Answer, Batch, BatchResponse, Execute, Presence
+from kvactor.core.messages import AUTOCOMMIT, SHARED, Answer, Batch, BatchResponse, Execute
 from kvactor.core.operations import Delete, Get, Set
 from kvactor.errors import InvalidKey, InvalidRequest, KeyAndValueRequired, KeyNotFound, Overloaded
 from kvactor.web import simple
@@ -19,8 +19,6 @@ from kvactor.web.http import (
     idempotency_key,
     json_body,
     key_in_path,
-    not_modified,
-    precondition,
     query,
     query_pairs,
     transaction,
@@ -91,6 +89,7 @@ def test_idempotency_key_has_a_fingerprint_of_all_that_decides_the_write() -> No
         fingerprint(body=b"2"),
         fingerprint(Content_Type="text/plain"),
         fingerprint(If_Match='"1"'),
+        fingerprint(If_Match='"1", "2"'),
         fingerprint(If_None_Match="*"),
         fingerprint(Kvactor_Transaction="id"),
     ]
@@ -99,37 +98,20 @@ def test_idempotency_key_has_a_fingerprint_of_all_that_decides_the_write() -> No
     assert idempotency_key(request("/set")) is None
 
 
+def test_the_fingerprint_has_all_lines_of_a_list() -> None:
+    def fingerprint(*lines: str) -> bytes:
+        fields = CIMultiDict([("Idempotency-Key", "k"), *(("If-Match", line) for line in lines)])
+        key = idempotency_key(Request("PUT", "/v1/kv/a", fields))
+        assert key is not None
+        return key.fingerprint
+
+    assert fingerprint('"1"', '"2"') == fingerprint('"1", "2"') != fingerprint('"1"')
+
+
 @pytest.mark.parametrize("key", ["", "k" * 256])
 def test_idempotency_key_of_another_length_is_refused(key: str) -> None:
     with pytest.raises(InvalidRequest):
         idempotency_key(request("/set", Idempotency_Key=key))
-
-
-@pytest.mark.parametrize(
-    ("headers", "expected"),
-    [
-        ({}, None),
-        ({"If_Match": "*"}, Presence.PRESENT),
-        ({"If_Match": '"7", "8", W/"x"'}, (7, 8)),
-        ({"If_None_Match": " * "}, Presence.ABSENT),
-    ],
-)
-def test_precondition_comes_from_either_header(headers: dict[str, str], expected: object) -> None:
-    assert precondition(request("/v1/kv/a", **headers)) == expected
-
-
-@pytest.mark.parametrize("headers", [{"If_None_Match": '"7"'}, {"If_Match": "*", "If_None_Match": "*"}])
-def test_precondition_of_both_headers_or_another_tag_is_refused(headers: dict[str, str]) -> None:
-    with pytest.raises(InvalidRequest):
-        precondition(request("/v1/kv/a", **headers))
-
-
-@pytest.mark.parametrize(
-    ("tags", "known"), [(None, False), ("*", True), ('W/"4"', True), ('"3", "4"', True), ('"3"', False)]
-)
-def test_not_modified_compares_entity_tags_weakly(tags: str | None, known: bool) -> None:
-    asked = request("/v1/kv/a") if tags is None else request("/v1/kv/a", If_None_Match=tags)
-    assert not_modified(asked, 4) is known
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b'{"a":' + b"[" * 100_000])

@@ -5,9 +5,9 @@ a browser would lend them its place in the network.
 import pytest
 from multidict import CIMultiDict
 
-from kvactor.errors import CrossOrigin, HostNotAllowed
+from kvactor.errors import CrossOrigin, HostNotAllowed, InvalidRequest
 from kvactor.settings import Settings
-from kvactor.web.guard import KNOWN, RequestGuard
+from kvactor.web.guard import KNOWN, Form, RequestGuard
 from tests.web.conftest import Client, Server
 
 REQUESTS = [
@@ -83,12 +83,12 @@ FOREIGN = [
 EVERYWHERE = [*REQUESTS, ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/metrics")]
 
 
-def asked(host: str | None, **headers: str) -> tuple[tuple[int, int], str, CIMultiDict[str]]:
+def asked(host: str | None, **headers: str) -> tuple[tuple[int, int], str, CIMultiDict[str], Form]:
     """Return what the guard looks at of a request that names a host, or none."""
     fields = CIMultiDict(headers)
     if host is not None:
         fields["Host"] = host
-    return (1, 1), "/get/a", fields
+    return (1, 1), "/get/a", fields, Form("GET /get/{key}")
 
 
 @pytest.mark.parametrize(("method", "path"), EVERYWHERE)
@@ -147,3 +147,23 @@ def test_guard_remembers_a_bounded_number_of_names() -> None:
     for number in range(100 * KNOWN):
         guard.check(*asked(f"{number}.localhost"))
     assert 1 < len(guard.known) <= KNOWN
+
+
+def test_guard_remembers_a_bounded_number_of_lists_of_headers_and_none_that_is_long() -> None:
+    guard = RequestGuard(Settings())
+    for number in range(10 * KNOWN):
+        guard.check(*asked("localhost", **{f"X-{number}": ""}))
+    assert 1 <= len(guard.lists) <= KNOWN
+    known = set(guard.lists)
+    guard.check(*asked("localhost", **{f"Y-{number}": "" for number in range(40)}))
+    guard.check(*asked("localhost", **{"z" * 2000: ""}))
+    assert set(guard.lists) == known
+
+
+def test_a_list_of_headers_that_is_known_is_still_refused_when_one_comes_twice() -> None:
+    guard = RequestGuard(Settings())
+    once = asked("localhost", Kvactor_Transaction="a", Origin="http://localhost")
+    guard.check(*once)
+    once[2].add("Origin", "http://localhost")
+    with pytest.raises(InvalidRequest, match="has the header Origin once"):
+        guard.check(*once)

@@ -25,8 +25,18 @@ from kvactor.core.messages import Changes
 from kvactor.core.records import Revision
 from kvactor.errors import InvalidRequest, KvactorError
 from kvactor.settings import Settings
-from kvactor.web.http import REVISION, Exchange, Response, Stream, query, revision_in
+from kvactor.web.http import (
+    ACCEPT,
+    REVISION,
+    Exchange,
+    Response,
+    Stream,
+    header_list,
+    query,
+    revision_in,
+)
 from kvactor.web.limits import Deadlines, SubscriberLimit
+from kvactor.web.negotiation import prefers
 from kvactor.web.routes import LAST_EVENT_ID, ResponseSpec, Route
 from kvactor.web.steps import in_steps
 
@@ -91,7 +101,7 @@ class ChangeRoutes:
         last = None if resumed is None else revision_in(resumed)
         if resumed is not None and last is None:
             raise InvalidRequest("Last-Event-ID is not a revision.")
-        if EVENTS in request.headers.get("Accept", ""):
+        if prefers(header_list(request, ACCEPT) or "", EVENTS, JSON):
             with self._subscribers.subscribed():
                 await self._follow(exchange, since if last is None else last, prefix)
             return None

@@ -9,7 +9,8 @@ from kvactor.core import records
 from kvactor.core.messages import AUTOCOMMIT, Answer, Execute, Message
 from kvactor.core.operations import Delete, Get, Set
 from kvactor.core.records import NEVER
-from kvactor.web import single
+from kvactor.web import http, single
+from kvactor.web.entity_tags import not_modified, precondition, tag, tag_of
 from kvactor.web.http import (
     CONTENT_TYPE,
     Request,
@@ -17,8 +18,6 @@ from kvactor.web.http import (
     idempotency_key,
     json_response,
     key_in_path,
-    not_modified,
-    precondition,
     query,
     transaction,
 )
@@ -46,14 +45,10 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
+    "Vary": str(http.TRANSACTION),
 }
 
 _PREFIX = "/v1/kv/"
-
-
-def tag(revision: int) -> str:
-    """Return the entity tag of a record that `revision` wrote."""
-    return f'"{revision}"'
 
 
 def parse_put(request: Request) -> Message[Any]:
@@ -87,14 +82,17 @@ def parse_get(request: Request) -> Execute[bytes | None]:
 def encode_get(
     request: Request, message: Execute[bytes | None], answer: Answer[bytes | None]
 ) -> Response:
-    """The value; or 304 if the client has it. Raises `KeyNotFound`."""
+    """The value; or 304 if the client has it. Raises `KeyNotFound`, `PreconditionFailed` and
+    `InvalidRequest`.
+    """
     if answer.result is None:
         raise errors.KeyNotFound("Key not found")
     record = records.decode(answer.result)
-    headers = {"ETag": tag(record.revision), **SECURITY_HEADERS}
+    shown = tag_of(request, record)
+    headers = {"ETag": shown, **SECURITY_HEADERS}
     if record.expires_at != NEVER:
         headers["Kvactor-Expires-At"] = expiry(record.expires_at) or ""
-    if not_modified(request, record.revision):
+    if not_modified(request, shown):
         return Response(answer.revision, b"", 304, record.content_type, headers)
     return Response(answer.revision, record.value, 200, record.content_type, headers)
 
@@ -119,7 +117,7 @@ def routes() -> list[Route]:
         path=path,
         endpoint=Endpoint(parse_get, encode_get),
         summary="Read a key",
-        headers=(TRANSACTION, IF_CHANGED),
+        headers=(TRANSACTION, IF_MATCH, IF_CHANGED),
         responses={
             200: ResponseSpec(
                 "The value, with its content type",

@@ -16,7 +16,7 @@ from kvactor.core.messages import AUTOCOMMIT, Answer, Batch, BatchResponse, Exec
 from kvactor.core.operations import DeleteRange, Range
 from kvactor.errors import InvalidRequest, Overloaded
 from kvactor.settings import Settings
-from kvactor.web import single
+from kvactor.web import http, single
 from kvactor.web.http import (
     Exchange,
     Request,
@@ -38,7 +38,7 @@ from kvactor.web.routes import (
     json_spec,
 )
 
-NOSNIFF = {"X-Content-Type-Options": "nosniff"}
+CONSTANT_HEADERS = {"X-Content-Type-Options": "nosniff", "Vary": str(http.TRANSACTION)}
 
 #: Keys that the owner reads at a time: about half a millisecond.
 SLICE = 200
@@ -60,7 +60,7 @@ class RangeRoutes:
             headers=(TRANSACTION,),
             query=ScanQuery,
             maximums={"limit": self._settings.max_scan_limit},
-            responses={200: json_spec(Items, "A page", LINK, *constant_headers(NOSNIFF))},
+            responses={200: json_spec(Items, "A page", LINK, *constant_headers(CONSTANT_HEADERS))},
             errors=(errors.RecordDamaged,),
         )
         return [
@@ -110,7 +110,7 @@ class RangeRoutes:
                 break
         cursor = None if last is None else _cursor(last, reverse=asked.reverse)
         items = [item(key, record, values=asked.values) for key, record in found]
-        headers = dict(NOSNIFF)
+        headers = dict(CONSTANT_HEADERS)
         if cursor is not None:
             following = {**query_pairs(request), "cursor": cursor}
             headers["Link"] = f'</v1/kv?{urlencode(following)}>; rel="next"'

@@ -414,4 +414,30 @@ MUTANTS: Final = (
         ),
         killed_by=("tests/core/test_expiry.py",),
     ),
+    Mutant(
+        "p8-a-page-of-another-site-may-ask",
+        "A request that says that it comes from a page of another site is let in.",
+        edits=(
+            Edit(
+                "kvactor/web/guard.py",
+                "",
+                find='_OWN_SITES = ("same-origin", "none")',
+                replace='_OWN_SITES = ("same-origin", "none", "cross-site")',
+            ),
+        ),
+        killed_by=("tests/web/test_headers.py::test_sec_fetch_site_decides_when_it_is_there",),
+    ),
+    Mutant(
+        "p8-lists-of-headers-are-remembered-without-bound",
+        "Each list of headers that comes is remembered for ever.",
+        edits=(
+            Edit(
+                "kvactor/web/guard.py",
+                "RequestGuard._examine",
+                find="self.lists.clear()",
+                replace="pass",
+            ),
+        ),
+        killed_by=("tests/web/test_origins.py",),
+    ),
 )

@@ -58,6 +58,7 @@ VARIES: Final = (
     (rb"(\r\nKvactor-Time:) \d{13}", rb"\1 {milliseconds}", False),
     (rb"(\r\nServer: Python)/\S+ aiohttp/\S+", rb"\1/{version} aiohttp/{version}", False),
     (rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", rb"{time}", False),
+    (rb'(\r\nETag: "\d+-)[0-9a-f]{18}"', rb'\1{draft}"', False),
     (rb'("version":)"\d[^"]*"', rb'\1"{version}"', True),
     (rb'("age":)[0-9.e-]+', rb"\1{seconds}", True),
     (rb'("free":)\d+', rb"\1{bytes}", True),

@@ -29,7 +29,7 @@ async def ask(
         method,
         URL(target, encoded=True),
         data=data,
-        headers={**(headers or {}), **inside},
+        headers=CIMultiDict([*(headers or {}).items(), *inside.items()]),
         skip_auto_headers=["Content-Type"],
         allow_redirects=False,
     ) as response:

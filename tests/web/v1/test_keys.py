@@ -3,6 +3,7 @@
 import base64
 
 import pytest
+from multidict import CIMultiDict
 
 from kvactor.settings import Settings
 from tests.web.conftest import Answer, Client, FakeClock, Server, message
@@ -182,14 +183,84 @@ async def test_a_write_with_a_matching_if_match_is_done(
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
-@pytest.mark.parametrize("match", ['"2"', 'W/"1"', '"-1"', '"²"', f'"{DIGITS}"', '"x"', "", '""', ","])
+@pytest.mark.parametrize(
+    "match", ["2", 'W/"1"', "-1", "²", DIGITS, "x", "", "01", "x,1,y", "1-", "1-x"]
+)
 async def test_a_write_with_another_if_match_is_refused(
     client: Client, method: str, match: str
 ) -> None:
     await put(client, "a")
-    answer = await written(client, method, If_Match=match)
+    quoted = match if match.endswith('"') else f'"{match}"'
+    answer = await written(client, method, If_Match=quoted)
     assert problem(answer) == (412, "precondition_failed")
     assert answer.revision == 1
+
+
+NO_TAGS = [
+    "",
+    " ",
+    ",",
+    "7",
+    '"7',
+    '7"',
+    "W/7",
+    'w/"7"',
+    '"7" "8"',
+    '"7";',
+    '"7 8"',
+    '*, "7"',
+    '"7", *',
+    "**",
+]
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "GET", "HEAD"])
+@pytest.mark.parametrize("match", NO_TAGS)
+async def test_what_is_no_list_of_entity_tags_is_refused_and_says_how_one_is_written(
+    client: Client, method: str, match: str
+) -> None:
+    await put(client, "a")
+    answer = await written(client, method, If_Match=match)
+    assert (answer.status, answer.revision) == (400, 1)
+    if method != "HEAD":
+        assert "in double quotes" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "GET"])
+async def test_several_lines_of_if_match_are_one_list(client: Client, method: str) -> None:
+    await put(client, "a")
+    for lines, done in ((['"7"', '"8"'], False), (['"7"', '"1"'], True)):
+        headers = CIMultiDict(("If-Match", line) for line in lines)
+        answer = await ask(client, method, "/v1/kv/a", b"" if method == "PUT" else None, headers)
+        assert (answer.status in {200, 204}) is done
+        assert answer.status == 412 or done
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("match", "none_match", "status"),
+    [
+        ('"1"', None, 200),
+        ("*", None, 200),
+        ('"2"', None, 412),
+        ('W/"1"', None, 412),
+        ('"1"', '"1"', 304),
+        ('"1"', 'W/"1"', 304),
+        ('"1"', '"2"', 200),
+        # If-Match comes first (RFC 9110, 13.2.2).
+        ('"2"', '"1"', 412),
+        ('"2"', "*", 412),
+    ],
+)
+async def test_a_read_honours_if_match_and_then_if_none_match(
+    client: Client, method: str, match: str, none_match: str | None, status: int
+) -> None:
+    await put(client, "a")
+    headers = {"If-Match": match} | ({} if none_match is None else {"If-None-Match": none_match})
+    answer = await ask(client, method, "/v1/kv/a", headers=headers)
+    assert (answer.status, answer.revision) == (status, 1)
+    # The key is missing whatever the precondition says (13.2.1).
+    assert (await ask(client, method, "/v1/kv/b", headers=headers)).status == 404
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
@@ -236,7 +307,7 @@ async def test_a_read_with_the_current_etag_gets_304(client: Client, known: str)
         assert answer.headers["ETag"] == '"1"'
 
 
-@pytest.mark.parametrize("known", ['"2"', f'"{DIGITS}"', "", "1x", '"²"'])
+@pytest.mark.parametrize("known", ['"2"', f'"{DIGITS}"', '"01"', '"1x"', '"²"', '"x,1"'])
 async def test_a_read_with_another_etag_gets_the_value(client: Client, known: str) -> None:
     await put(client, "a")
     answer = await ask(client, "GET", "/v1/kv/a", headers={"If-None-Match": known})
@@ -315,14 +386,47 @@ async def test_a_transaction_sees_its_own_writes_and_nobody_else_does(client: Cl
     assert (await ask(client, "GET", "/v1/kv/a")).status == 404
 
 
-async def test_a_draft_is_never_not_modified_because_all_drafts_have_the_same_etag(
-    client: Client,
+async def test_the_etag_of_a_draft_never_comes_back_for_another_value(client: Client) -> None:
+    tags: list[str] = []
+    for within in (await opened(client), await opened(client)):
+        for step in ("begin", "rollback", "begin", "commit"):
+            for key in ("a", "b", "a"):
+                await put(client, key, len(tags), within)
+                for tag in tags:
+                    known = {"If-None-Match": tag}
+                    assert (
+                        await ask(client, "GET", f"/v1/kv/{key}", None, known, within)
+                    ).status == 200
+                got = await ask(client, "GET", f"/v1/kv/{key}", within=within)
+                assert got.headers["Vary"] == "Kvactor-Transaction"
+                tags.append(got.headers["ETag"])
+                known = {"If-None-Match": f'"7", {tags[-1]}'}
+                assert (await ask(client, "GET", f"/v1/kv/{key}", None, known, within)).status == 304
+            await ask(client, "POST", f"/v1/transactions/{within}/{step}")
+        assert within not in "".join(tags)
+        await commit(client, within)
+    assert len(set(tags)) == len(tags)
+    assert (await ask(client, "GET", "/v1/kv/a", headers={"If-None-Match": tags[-1]})).status == 200
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+async def test_if_match_with_the_etag_of_a_draft_works_within_its_transaction_alone(
+    client: Client, method: str
 ) -> None:
-    inside = {"Kvactor-Transaction": await opened(client)}
-    for value in (b"1", b"2"):
-        await ask(client, "PUT", "/v1/kv/a", value, headers=inside)
-        answer = await ask(client, "GET", "/v1/kv/a", headers={**inside, "If-None-Match": '"0"'})
-        assert (answer.status, answer.body) == (200, value)
+    within, other = await opened(client), await opened(client)
+    for transaction in (within, other):
+        await put(client, "a", 1, transaction)
+    tag = (await ask(client, "GET", "/v1/kv/a", within=within)).headers["ETag"]
+    body = b"2" if method == "PUT" else None
+    match = {"If-Match": tag}
+    for where in (other, None):
+        answer = await ask(client, method, "/v1/kv/a", body, match, where)
+        assert problem(answer) == (412, "precondition_failed")
+    for where, status in ((other, 412), (within, 200)):
+        assert (await ask(client, "GET", "/v1/kv/a", None, match, where)).status == status
+    assert (await ask(client, method, "/v1/kv/a", body, match, within)).status in {200, 204}
+    again = await ask(client, method, "/v1/kv/a", body, match, within)
+    assert problem(again) == (412, "precondition_failed")
 
 
 async def test_a_value_written_in_a_transaction_is_the_same_after_the_commit(

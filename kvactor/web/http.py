@@ -121,7 +121,7 @@ class Exchange(Protocol):
 
 class NoRoute(Exception):
     """No route has this path (404), or none of those with this path has this method (405, with the
-    methods that there are).
+    methods that there are), or none does what `Expect` asks for (417).
     """
 
     def __init__(self, status: HTTPStatus, allow: str = "") -> None:

@@ -236,20 +236,21 @@ class Connection(Handler):
             if payload is not EMPTY_PAYLOAD and not payload.is_eof():
                 self._arriving = payload
             head = self._head
+            behind = busy or len(messages) > 1
             if head or len(data) > SMALL:
-                self._heads_have_ended(messages, len(data))
+                self._heads_have_ended(messages, len(data), behind=bool(behind))
             waiter = self._waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
-            if busy or len(messages) > 1:
+            if behind:
                 self._hold_back(len(data))
             if message.upgrade and self._parser is not None:
-                behind: bytes | None = tail
+                rest: bytes | None = tail
                 if not upgraded:
-                    # aiohttp has lost what is behind the request.
-                    alone = not head and arriving is None and len(messages) == 1
-                    behind = _behind(message, data) if alone and payload is EMPTY_PAYLOAD else None
-                self._upgrade(message, behind)
+                    # aiohttp has lost what is behind the request, or will lose it.
+                    alone = not (head or behind) and arriving is None
+                    rest = _behind(message, data) if alone and payload is EMPTY_PAYLOAD else None
+                self._upgrade(message, rest)
         elif data and arriving is None:
             self._head_has_room(len(data))
 
@@ -261,8 +262,10 @@ class Connection(Handler):
         elif not self._count(size):
             self._head = 0
 
-    def _heads_have_ended(self, messages: Any, size: int) -> None:
-        """Give back what heads have taken, and look at those that may be too long."""
+    def _heads_have_ended(self, messages: Any, size: int, *, behind: bool) -> None:
+        """Give back what heads have taken, and look at those that may be too long. `behind`: a chunk of
+        so many bytes is held back, and counted there.
+        """
         before, self._head = self._head, 0
         self._lease.release()
         if before + size > MAX_HEAD and any(_size(one) > MAX_HEAD for one, _ in messages):
@@ -270,13 +273,12 @@ class Connection(Handler):
                 self._messages.pop()
             self._arriving = None
             self._malformed(_too_long())
-            return
-        left = size - sum(_size(one) + body.total_bytes for one, body in messages) + before
-        if left > SMALL:
-            # The next head has begun in the same chunk.
-            self._count(left)
-        if self._arriving is not None:
-            self._count(self._arriving.total_bytes)
+        elif not behind:
+            body = messages[-1][1].total_bytes
+            # The next head may have begun in the same chunk.
+            rest = before + size - body - sum(_size(one) for one, _ in messages)
+            if self._arriving is not None or rest > SMALL:
+                self._count(body if self._arriving is not None else rest)
 
     def _body_has_room(self, arriving: StreamReader, size: int) -> bool:
         try:
@@ -318,7 +320,7 @@ class Connection(Handler):
 
     def _hold_back(self, size: int) -> None:
         """Read no more until the connection turns to the last request that has arrived."""
-        if self._buffer_paused or not self._count(size):
+        if self._buffer_paused or self._parser is None or not self._count(size):
             return
         self._pause_reading_for_buffer()
         if self.transport is not None:

@@ -35,7 +35,7 @@ from kvactor.core.memory import SMALL, Client, Lease, MemoryAccount
 from kvactor.errors import InvalidRequest, KvactorError, Overloaded
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.http import CONTENT_TYPE, NO_HEADERS, REVISION, TIME, Response
-from kvactor.web.limits import WAITS, Waits
+from kvactor.web.limits import CHUNK_SIZE, WAITS, Waits
 from kvactor.web.logs import shown
 
 log = logging.getLogger(__name__)
@@ -72,10 +72,19 @@ def to_aiohttp(response: Response, time: int) -> web.Response:
     return _Response(response.status, response.body, headers)
 
 
-async def send(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """Send a response, and return when the client has it. aiohttp does not send it again."""
+async def send(request: web.BaseRequest, response: web.Response) -> None:
+    """Send a response, and return when the client has it. aiohttp does not send it again.
+
+    A large body is written in slices: aiohttp would copy it whole behind the head.
+    """
     with suppress(ConnectionError):  # aiohttp meets it again, and ends the connection
         await response.prepare(request)
+        body = response.body
+        if isinstance(body, bytes) and len(body) > CHUNK_SIZE and request.method != hdrs.METH_HEAD:
+            view = memoryview(body)
+            response._body = None
+            for start in range(0, len(view), CHUNK_SIZE):
+                await response.write(view[start : start + CHUNK_SIZE])
         await response.write_eof()
 
 

@@ -87,7 +87,7 @@ class BodyReader:
             if connection is not None:
                 connection.is_read()
         # Chunks have held more than the body: their own sizes, or the beginning of the next request.
-        lease.give_back(lease.size - len(body))
+        lease.resize(len(body))
         return bytes(body)
 
     def _too_large(self) -> BodyTooLarge:

@@ -165,22 +165,18 @@ class Dispatcher:
         arrived, read, body = self._bodies.arrived, self._bodies.read, route.body is not None
         parse, encode, large = endpoint.parse, endpoint.encode, endpoint.large
         parse_steps, encode_steps = endpoint.parse_steps, endpoint.encode_steps
-        method, refuse = route.method, route.method in _READS
-        # A key is not among them: it is decoded from the target.
-        named = "{id}" in route.name
+        # A key is no parameter: it is decoded from the target.
+        method, refuse, named = route.method, route.method in _READS, "{id}" in route.name
 
         async def dispatch(source: web.Request) -> web.StreamResponse:
-            began = clock()
+            began, unread = clock(), False
             lease = Lease(account, client_of(source, account))
-            unread = False
             try:
                 try:
                     target, headers = source.raw_path, source.headers
                     check(source.version, target, headers)
-                    content = b""
-                    if body:
-                        whole = arrived(source, lease)
-                        content = await read(source, lease) if whole is None else whole
+                    whole = arrived(source, lease) if body else b""
+                    content = await read(source, lease) if whole is None else whole
                     parameters = source.match_info if named else NO_PARAMETERS
                     request = Request(method, target, headers, content, parameters)
                     if parse_steps is None or len(content) <= SMALL:
@@ -201,11 +197,11 @@ class Dispatcher:
                         raise
                     if lease.size or len(response.body) > SMALL:
                         # It takes the place of all that it was made from.
-                        del content, request, message, answer
+                        del whole, content, request, message, answer
                         _replace(lease, response, refuse)
                 except Exception as error:  # noqa: BLE001 -- logged there, unless it is an outcome
-                    response = self._error(source, error, endpoint.explain)
                     lease.release()
+                    response = self._error(source, error, endpoint.explain)
                     time, unread = response.time, not source.content.is_eof()
                 count(response.status, clock() - began)
                 if unread:

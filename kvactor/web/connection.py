@@ -233,7 +233,7 @@ class Connection(Handler):
             messages, upgraded, tail = parser.feed_data(data)
         except HttpProcessingError as error:
             # Only its text is kept: with its traceback it would be a cycle that holds this chunk.
-            text = shown(" ".join(error.message.split()))
+            text = shown(" ".join(error.message.split()).rstrip(" ^"))
             self._malformed(InvalidRequest(f"The request cannot be read: {text}"))
             return
         if arriving is not None and arriving.is_eof():

@@ -27,6 +27,9 @@ SLICE_SIZE = 256 * 1024
 #: Readings of the journal that may wait for one another.
 MAX_READINGS = 64
 
+#: Readers that have gone away and are kept until the next tick: about so many, or half of all.
+SWEEP_AT = 100
+
 #: What a reader asks for, where its answer goes, and what the answer holds.
 Waiting = tuple[Changes, ReplyTo, Lease]
 
@@ -39,6 +42,8 @@ class Feed:
         self._tail: deque[tuple[Revision, int]] = deque()
         self._size = 0
         self._waiting: deque[Waiting] = deque()
+        #: with how many that wait those that have gone away are forgotten, without a tick
+        self._sweep_at = SWEEP_AT
         #: readers of older revisions, by the revision after which they read
         self._reading: dict[int, deque[Waiting]] = {}
 
@@ -71,7 +76,10 @@ class Feed:
         return readers
 
     def wait(self, reader: Waiting) -> None:
-        """Keep a reader until there is more."""
+        """Keep a reader until there is more. No reader that `release` yields waits again."""
+        if len(self._waiting) >= self._sweep_at:
+            self.sweep()
+            self._sweep_at = max(SWEEP_AT, 2 * len(self._waiting))
         self._waiting.append(reader)
 
     def sweep(self) -> None:

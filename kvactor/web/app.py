@@ -21,7 +21,7 @@ from kvactor.web.guard import Form, RequestGuard
 from kvactor.web.http import Exchange, NoRoute, Response
 from kvactor.web.limits import Deadlines, SubscriberLimit
 from kvactor.web.routes import Handler, Route
-from kvactor.web.server import ACCOUNT, ACTOR, check_parser
+from kvactor.web.server import ACCOUNT, ACTOR, Anywhere, check_parser
 from kvactor.web.status import StatusRoutes
 from kvactor.web.v1 import batch, keys
 from kvactor.web.v1.changes import ChangeRoutes
@@ -68,14 +68,18 @@ def create_app(
     bodies = BodyReader(settings, deadlines)
     dispatcher = Dispatcher(actor, RequestGuard(settings), bodies, account, deadlines)
     routes = [route for tag in tags.values() for route in tag]
+    expect = dispatcher.expectations()
     for route in routes:
-        app.router.add_route(route.method, route.path, dispatcher.serve(route))
+        app.router.add_route(route.method, route.path, dispatcher.serve(route), expect_handler=expect)
     for path, name in {route.path: route.name for route in routes}.items():
         allowed = sorted(route.method for route in routes if route.path == path)
         handler = _no_route(HTTPStatus.METHOD_NOT_ALLOWED, ",".join(allowed))
-        app.router.add_route("*", path, dispatcher.serve_handler(handler, "*", name, ANY))
+        refuse = dispatcher.serve_handler(handler, "*", name, ANY)
+        app.router.add_route("*", path, refuse, expect_handler=expect)
     nowhere = dispatcher.serve_handler(_no_route(HTTPStatus.NOT_FOUND), "*", "*", ANY)
-    app.router.add_route("*", "/{path:(?s:.*)}", nowhere)
+    anywhere = Anywhere()
+    anywhere.add_route("*", nowhere, expect_handler=expect)
+    app.router.register_resource(anywhere)
 
     async def end_waits(_: web.Application) -> None:
         deadlines.stop()

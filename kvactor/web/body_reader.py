@@ -2,17 +2,21 @@
 
 import logging
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from multidict import istr
 
 from kvactor.core.memory import SMALL, Lease
 from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidRequest, Stopping
 from kvactor.settings import Settings
+from kvactor.web.connection import connection_of
 from kvactor.web.limits import Deadlines
-
-log = logging.getLogger(__name__)
+from kvactor.web.logs import Digest, shown
 
 _TRANSFER_ENCODING = istr("Transfer-Encoding")
+_EXPECT = istr("Expect")
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_broken_off = Digest(logging.getLogger(__name__), "a body was broken off")
 
 
 class BodyReader:
@@ -46,34 +50,51 @@ class BodyReader:
         return body
 
     async def read(self, request: web.Request, lease: Lease) -> bytes:
-        """Return a body that is still arriving; `lease` grows with it.
+        """Return a body that is still arriving; the connection counts it on `lease`, chunk by chunk.
 
-        Raises `BodyTooLarge`, `BodyTimeout`, `Overloaded`, `Stopping`, and `InvalidRequest` if it is
-        malformed or ends early.
+        What is known to be too much is refused before the client is told to go on. Raises
+        `BodyTooLarge`, `BodyTimeout`, `Overloaded`, `Stopping`, and `InvalidRequest` if it is malformed
+        or ends early.
         """
-        content = request.content
-        body, counted = bytearray(), 0
+        length = request.content_length or 0
+        if length > self._maximum:
+            raise self._too_large()
+        content, connection = request.content, connection_of(request)
+        body = bytearray()
         try:
             async with self._deadlines.limit(self._timeout):
+                if connection is not None:
+                    connection.read_by(lease)
+                lease.check(length - lease.size)
+                if request.version == HttpVersion11 and _EXPECT in request.headers:
+                    await request.writer.write(_CONTINUE)
+                    # So that aiohttp does not take it for a part of the response.
+                    request.writer.output_size = 0
                 while piece := await content.readany():
                     body += piece
                     if len(body) > self._maximum:
                         raise self._too_large()
-                    if len(body) - counted > SMALL:
-                        lease.acquire(len(body) - counted)
-                        counted = len(body)
         except TimeoutError:
+            error = content.exception()
+            if error is not None:
+                raise _broken(request, error) from None
             if self._deadlines.stopping:
                 raise Stopping("The server is shutting down. Nothing was done.") from None
             raise BodyTimeout(f"The body has not arrived within {self._timeout:g} s.") from None
         except (web.RequestPayloadError, ConnectionError) as error:
             raise _broken(request, error) from None
+        finally:
+            if connection is not None:
+                connection.is_read()
+        # Chunks have held more than the body: their own sizes, or the beginning of the next request.
+        lease.resize(len(body))
         return bytes(body)
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The body is larger than max_body_size allows: {self._maximum} bytes.")
 
 
-def _broken(request: web.Request, error: Exception) -> InvalidRequest:
-    log.info("the body of %s %s was broken off: %s", request.method, request.raw_path, error)
-    return InvalidRequest(f"The body cannot be read: {error}")
+def _broken(request: web.Request, error: BaseException) -> InvalidRequest:
+    text = shown(" ".join(str(error).split()))
+    _broken_off.add(f"{request.method} {shown(request.raw_path)}: {text}")
+    return InvalidRequest(f"The body cannot be read: {text}")

@@ -8,39 +8,62 @@ coroutine: an exception in an encoder is a 500, and does not reach the owner.
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from http import HTTPStatus
 from typing import TypeVar
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from multidict import istr
 
 from kvactor.actor import StoreActor
 from kvactor.core.memory import SMALL, Lease, MemoryAccount
 from kvactor.core.messages import Answer, Message
 from kvactor.errors import KvactorError, RecordDamaged
 from kvactor.web.body_reader import BodyReader
+from kvactor.web.connection import client_of, connection_of, send, to_aiohttp
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.guard import Form, RequestGuard
-from kvactor.web.http import NO_PARAMETERS, NoRoute, Request, Response
+from kvactor.web.http import NO_PARAMETERS, Exchange, NoRoute, Request, Response
 from kvactor.web.limits import CHUNK_SIZE, Deadlines
+from kvactor.web.logs import shown
 from kvactor.web.routes import READS, Endpoint, Handler, Route
-from kvactor.web.server import client_of, to_aiohttp
 from kvactor.web.steps import Turnstile, in_steps
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+_EXPECT = istr("Expect")
+
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
 async def _send(source: web.Request, response: Response, time: int) -> web.Response:
-    """Send the response, and return when the client has it. aiohttp does not send it again."""
+    """Send the response, and return when the client has it."""
     sent = to_aiohttp(response, time)
-    with suppress(ConnectionError):  # aiohttp meets it again, and ends the connection
-        await sent.prepare(source)
-        await sent.write_eof()
+    await send(source, sent)
     return sent
+
+
+async def _send_and_close(source: web.Request, response: Response) -> web.Response:
+    """Send the response to a request whose body will not be read, and end its connection."""
+    sent = to_aiohttp(response, response.time)
+    sent.force_close()
+    await send(source, sent)
+    connection = connection_of(source)
+    if connection is not None:
+        if response.status != HTTPStatus.REQUEST_TIMEOUT:
+            # Somebody who has waited for a body long enough waits no longer.
+            await connection.linger()
+        connection.force_close()
+    return sent
+
+
+def _replace(lease: Lease, response: Response, refuse: bool) -> None:
+    """Let a lease hold the response, and nothing that it was made from. Raises `Overloaded`."""
+    lease.release()
+    if len(response.body) > SMALL:
+        lease.acquire(len(response.body), refuse=refuse)
 
 
 class _Stream:
@@ -141,44 +164,49 @@ class Dispatcher:
         parse_steps, encode_steps = endpoint.parse_steps, endpoint.encode_steps
         # Responses to reads can be refused, because nothing was done.
         method, refuse, form = route.method, route.method in READS, route.form
-        # A key is not among them: it is decoded from the target.
+        # A key is no parameter: it is decoded from the target.
         named = "{id}" in route.name
 
         async def dispatch(source: web.Request) -> web.StreamResponse:
-            began = clock()
+            began, unread = clock(), False
             lease = Lease(account, client_of(source, account))
             try:
                 try:
                     target, headers = source.raw_path, source.headers
                     check(source.version, target, headers, form)
-                    content = b""
-                    if body:
-                        whole = arrived(source, lease)
-                        content = await read(source, lease) if whole is None else whole
+                    whole = arrived(source, lease) if body else b""
+                    content = await read(source, lease) if whole is None else whole
                     parameters = source.match_info if named else NO_PARAMETERS
                     request = Request(method, target, headers, content, parameters)
-                    if parse_steps is None or len(content) <= SMALL:
-                        message = parse(request)
-                    else:
-                        message = await in_steps(parse_steps(request))
+                    message = (
+                        parse(request)
+                        if parse_steps is None or len(content) <= SMALL
+                        else await in_steps(parse_steps(request))
+                    )
                     if large:
                         lease.check(SMALL)
                     answer = await ask(request, message, lease)
                     time = answer.time
                     try:
-                        if encode_steps is None:
-                            response = encode(request, message, answer)
-                        else:
-                            response = await in_steps(encode_steps(request, message, answer))
+                        response = (
+                            encode(request, message, answer)
+                            if encode_steps is None
+                            else await in_steps(encode_steps(request, message, answer))
+                        )
                     except KvactorError as error:
                         error.revision, error.time = answer.revision, time
                         raise
-                    if len(response.body) > SMALL:
-                        lease.acquire(len(response.body), refuse=refuse)
+                    if lease.size or len(response.body) > SMALL:
+                        # It takes the place of all that it was made from.
+                        del whole, content, request, message, answer
+                        _replace(lease, response, refuse)
                 except Exception as error:  # noqa: BLE001 -- logged there, unless it is an outcome
+                    lease.release()
                     response = self._error(source, error, endpoint.explain)
-                    time = response.time
+                    time, unread = response.time, not source.content.is_eof()
                 count(response.status, clock() - began)
+                if unread:
+                    return await _send_and_close(source, response)
                 return await _send(source, response, time) if lease.size else to_aiohttp(response, time)
             finally:
                 lease.close()
@@ -193,6 +221,7 @@ class Dispatcher:
         async def dispatch(source: web.Request) -> web.StreamResponse:
             began = clock()
             lease = Lease(self.account, client_of(source, self.account))
+            unread = False
             try:
                 try:
                     check(source.version, source.raw_path, source.headers, form)
@@ -204,18 +233,38 @@ class Dispatcher:
                     if response is None:
                         count(exchange.streamed.status, clock() - began)
                         return exchange.streamed
-                    lease.release()  # the results that the response was made from
-                    if len(response.body) > SMALL:
-                        lease.acquire(len(response.body), refuse=refuse)
+                    _replace(lease, response, refuse)
                 except Exception as error:  # noqa: BLE001 -- logged there, unless it is an outcome
                     response = self._error(source, error, None)
+                    lease.release()
+                    unread = not source.content.is_eof()
                 count(response.status, clock() - began)
                 time = response.time
+                if unread:
+                    return await _send_and_close(source, response)
                 return await _send(source, response, time) if lease.size else to_aiohttp(response, time)
             finally:
                 lease.close()
 
         return dispatch
+
+    def expectations(self) -> Expect:
+        """Return aiohttp's handler of requests with `Expect`. It only refuses the unknown: the body
+        reader tells a client to go on, once it knows that it will read.
+        """
+
+        async def fail(_: Exchange) -> Response:
+            raise NoRoute(HTTPStatus.EXPECTATION_FAILED)
+
+        refuse = self.serve_handler(fail, "*", "*", Form(""))
+
+        async def expect(source: web.Request) -> web.StreamResponse | None:
+            # HTTP/1.0 has no expectations.
+            if source.version != HttpVersion11 or source.headers[_EXPECT].lower() == "100-continue":
+                return None
+            return await refuse(source)
+
+        return expect
 
     def _error(
         self,
@@ -235,11 +284,10 @@ class Dispatcher:
             return error_response(source.path, error, revision)
         if isinstance(error, NoRoute):
             status, code = error.status, error.status.name.lower()
-            detail = f"{source.method} {source.path}: {status.phrase}"
+            detail = f"{source.method} {shown(source.path)}: {status.phrase}"
             return status_response(source.path, revision, status, code, detail, allow=error.allow)
-        log.error(
-            "%s %s failed by a fault of the server's", source.method, source.raw_path, exc_info=error
-        )
+        target = shown(source.raw_path)
+        log.error("%s %s failed by a fault of the server's", source.method, target, exc_info=error)
         status = HTTPStatus.INTERNAL_SERVER_ERROR
         detail = "The server has made a mistake; its log says more."
         return status_response(source.path, revision, status, INTERNAL_ERROR, detail)

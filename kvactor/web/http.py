@@ -120,7 +120,7 @@ class Exchange(Protocol):
 
 class NoRoute(Exception):
     """No route has this path (404), or none of those with this path has this method (405, with the
-    methods that there are).
+    methods that there are), or none does what `Expect` asks for (417).
     """
 
     def __init__(self, status: HTTPStatus, allow: str = "") -> None:
@@ -213,9 +213,7 @@ def idempotency_key(request: Request) -> IdempotencyKey | None:
         raise InvalidRequest(f"An Idempotency-Key has 1 to {MAX_IDEMPOTENCY_KEY} characters.")
     parts = [request.method, request.target]
     parts += [header_list(request, name) or "" for name in _FINGERPRINTED]
-    deciding = as_bytes("
-".join(parts)) + b"
-"
+    deciding = as_bytes("\n".join(parts)) + b"\n"
     return IdempotencyKey(_hash(as_bytes(key)), _hash(deciding, request.body))
 
 

@@ -1,36 +1,36 @@
-"""A server with connections of its own: all code that relies on aiohttp's internals is in this file.
+"""A server with connections of its own. With `connection`, all code that relies on aiohttp's internals.
 
 Slow readers are disconnected, connections over the limit get 503, and a stop waits only for requests in
 progress. No request pays for that: a connection is counted when it begins and when it ends, and
 checked, once a second, only while the kernel does not take what there is to send.
 
-(Other bounds on what arrives: `keepalive_timeout` and `max_header_size` for heads, `body_reader` for
-bodies.) `tests/web/test_server.py` names each internal that this file relies on; pyproject.toml pins
+(Other bounds on what arrives: `connection`; `keepalive_timeout` for the time of a head; `body_reader`
+for bodies.) `tests/web/test_server.py` names each internal that both files rely on; pyproject.toml pins
 aiohttp below the next minor version.
 """
 
 import asyncio
 import logging
+import select
 import struct
 import weakref
 from contextlib import suppress
 from fcntl import ioctl
 from socket import SO_LINGER, SOL_SOCKET
 from termios import TIOCOUTQ
-from typing import Any, cast
+from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
-from multidict import CIMultiDict
 
 from kvactor.actor import StoreActor
-from kvactor.core.memory import Client, MemoryAccount
-from kvactor.errors import TooManyConnections
+from kvactor.core.memory import MemoryAccount
+from kvactor.errors import KvactorError, TooManyConnections
 from kvactor.settings import Settings
+from kvactor.web.connection import LINGER, Connection, to_aiohttp
 from kvactor.web.errors import error_response
-from kvactor.web.http import CONTENT_TYPE, NO_HEADERS, REVISION, TIME, Response
 from kvactor.web.limits import CHUNK_SIZE
+from kvactor.web.logs import AccessLogger, Digest
 
 log = logging.getLogger(__name__)
 
@@ -55,89 +55,19 @@ def check_parser() -> None:
         )
 
 
-class _Response(web.Response):
-    """A response whose headers aiohttp does not copy, and whose parts it does not check again."""
+class Anywhere(web.PlainResource):
+    """The resource of every target that no other has, those without a path among them."""
 
-    def __init__(self, status: int, body: bytes, headers: CIMultiDict[str]) -> None:
-        web.StreamResponse.__init__(self, status=status, _real_headers=headers)
-        self._body = body
+    def __init__(self) -> None:
+        super().__init__("/")
 
+    @property
+    def canonical(self) -> str:
+        """See aiohttp."""
+        return "/{path}"
 
-def to_aiohttp(response: Response, time: int) -> web.Response:
-    """Return a response as aiohttp sends it, judged at `time`; 0: the owner was not asked."""
-    headers: CIMultiDict[str] = CIMultiDict()
-    headers[CONTENT_TYPE] = response.content_type
-    headers[REVISION] = str(response.revision)
-    if time:
-        headers[TIME] = str(time)
-    if response.headers is not NO_HEADERS:
-        headers.update(response.headers)
-    return _Response(response.status, response.body, headers)
-
-
-class _Handler(web.RequestHandler):
-    """A connection that a stop waits for only while it handles a request.
-
-    A stop would also wait for one of aiohttp's own if its task has not begun yet, or while it drops
-    the rest of a body. From a stop on, aiohttp drops what it receives: a client that is still sending
-    has to read its response though sending fails.
-    """
-
-    __slots__ = ()
-
-    async def shutdown(self, timeout: float | None = 15.0) -> None:
-        """See aiohttp: let the request finish within so many seconds, and close."""
-        # A request that has come by now takes two turns of the loop until its handler begins. One was
-        # that of the task that this runs in.
-        await asyncio.sleep(0)
-        if self._task_handler is not None and not self._request_in_progress:
-            self._task_handler.cancel()
-        await super().shutdown(timeout)
-
-
-class _Connection(_Handler):
-    """A connection with the time since when its client has not read."""
-
-    __slots__ = ("__weakref__", "_address", "_of", "client", "left", "since")
-
-    def __init__(self, of: "Connections", **limits: Any) -> None:
-        super().__init__(of, loop=asyncio.get_running_loop(), **limits)
-        self._of = of
-        self._address = ""
-        #: whose connection it is; None: it is not connected
-        self.client: Client | None = None
-        self.left = 0
-        self.since = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        # The name is a host and a port, or "" for a socket without a name.
-        self._address = str((transport.get_extra_info("peername") or ("",))[0])
-        self.client = self._of.account.connected(self._address)
-        # So writing pauses as soon as anything is left, and all that is left is watched, even when
-        # the connection is closing and only waits for that. (uvloop's class is no `asyncio.Transport`.)
-        cast(asyncio.Transport, transport).set_write_buffer_limits(0)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._of.ended(self)
-        if self.client is not None:
-            self.client = None
-            self._of.account.disconnected(self._address)
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        # Only a connection with a transport is written to.
-        self._of.watch(self, cast(asyncio.Transport, self.transport))
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._of.unwatch(self)
-
-
-def client_of(request: web.Request, account: MemoryAccount) -> Client:
-    """Return the client that has sent a request. All without a connection of ours are one."""
-    return getattr(request.protocol, "client", None) or account.nobody
+    def _match(self, path: str) -> dict[str, str]:
+        return {}
 
 
 class Connections(web.Server):
@@ -164,29 +94,41 @@ class Connections(web.Server):
         self._limits_of_refused = {
             **limits,
             "keepalive_timeout": REFUSAL_TIMEOUT,
-            "lingering_time": REFUSAL_TIMEOUT,
         }
         # Weak, because a connection that fails before it is made is never told of its end.
-        self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._open: weakref.WeakSet[Connection] = weakref.WeakSet()
         # In the order in which they became slow, so that runs are alike (P9).
-        self._slow: dict[_Connection, asyncio.Transport] = {}
+        self._slow: dict[Connection, asyncio.Transport] = {}
+        self._unread: dict[Connection, asyncio.Transport] = {}
+        self._malformed = Digest(log, "a request was refused")
         self._pause = min(SWEEP, settings.write_timeout)
         self._sweeping = False
+
+    @property
+    def revision(self) -> int:
+        """The newest durable revision."""
+        return self._actor.revision
 
     def __call__(self) -> web.RequestHandler:
         """Return a connection's protocol."""
         if len(self._open) >= self._settings.max_connections:
-            return _Handler(self._refusing, loop=self._loop, **self._limits_of_refused)
-        connection = _Connection(self, **self._limits)
+            return Connection(self, self._refusing, **self._limits_of_refused)
+        connection = Connection(self, self, **self._limits)
         self._open.add(connection)
         self._actor.metrics.connections = len(self._open)
         return connection
 
-    def ended(self, connection: _Connection) -> None:
+    def ended(self, connection: Connection) -> None:
         """Forget a connection."""
         self._open.discard(connection)
         self._slow.pop(connection, None)
+        self._unread.pop(connection, None)
         self._actor.metrics.connections = len(self._open)
+
+    def refused(self, error: KvactorError) -> None:
+        """Count and log a request that could not be read."""
+        self._actor.metrics.errors[error.code] += 1
+        self._malformed.add(str(error))
 
     async def _refuse(self, request: web.BaseRequest) -> web.StreamResponse:
         error = TooManyConnections(
@@ -199,20 +141,36 @@ class Connections(web.Server):
 
     # -- slow clients --
 
-    def watch(self, connection: _Connection, transport: asyncio.Transport) -> None:
+    def watch(self, connection: Connection, transport: asyncio.Transport) -> None:
         """Watch a connection whose client has not taken everything."""
         connection.left = _unread(transport)
         connection.since = self._loop.time()
         self._slow[connection] = transport
+        self._begin_sweeping()
+
+    def unwatch(self, connection: Connection) -> None:
+        """Stop watching a connection: the kernel has all that was sent."""
+        self._slow.pop(connection, None)
+
+    def paused(self, connection: Connection, transport: asyncio.Transport) -> None:
+        """Look whether the client is still there, until reading goes on."""
+        self._unread[connection] = transport
+        self._begin_sweeping()
+
+    def resumed(self, connection: Connection) -> None:
+        """Reading goes on."""
+        self._unread.pop(connection, None)
+
+    def _begin_sweeping(self) -> None:
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(self._pause, self._sweep)
 
-    def unwatch(self, connection: _Connection) -> None:
-        """Stop watching a connection: the kernel has all that was sent."""
-        self._slow.pop(connection, None)
-
     def _sweep(self) -> None:
+        for connection, transport in list(self._unread.items()):
+            if _has_left(transport):
+                self._unread.pop(connection, None)
+                connection.waits.leave()
         now, disconnected = self._loop.time(), 0
         for connection, transport in list(self._slow.items()):
             left = _unread(transport)
@@ -225,7 +183,7 @@ class Connections(web.Server):
         if disconnected:
             self._actor.metrics.slow_clients_disconnected += disconnected
             log.info("slow clients disconnected: %d", disconnected)
-        self._sweeping = bool(self._slow)
+        self._sweeping = bool(self._slow or self._unread)
         if self._sweeping:
             self._loop.call_later(self._pause, self._sweep)
 
@@ -254,6 +212,16 @@ def _unread(transport: asyncio.Transport) -> int:
     return left
 
 
+def _has_left(transport: asyncio.Transport) -> bool:
+    """Has the client ended its side? The kernel knows, though nothing is read."""
+    socket = transport.get_extra_info("socket")
+    if socket is None:
+        return False
+    poll = select.poll()
+    poll.register(socket.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
 def _reset(transport: asyncio.Transport) -> None:
     """End a connection, and have the kernel forget what was to be sent, too."""
     socket = transport.get_extra_info("socket")
@@ -261,25 +229,6 @@ def _reset(transport: asyncio.Transport) -> None:
         with suppress(OSError):  # it has ended by itself
             socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
-
-
-class _NoTracebacks(logging.Filter):
-    """Makes aiohttp log malformed requests and broken uploads in one line each.
-
-    Those are the client's faults; the server's own keep their tracebacks.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, HttpProcessingError | ConnectionError):
-            record.levelno, record.levelname = logging.INFO, "INFO"
-            record.msg, record.args = "a request could not be read: %s", (" ".join(str(error).split()),)
-            record.exc_info = record.exc_text = None
-        return True
-
-
-#: One object, so that a second runner does not add a second filter.
-_no_tracebacks = _NoTracebacks()
 
 
 class _Runner(web.AppRunner):
@@ -298,15 +247,16 @@ class _Runner(web.AppRunner):
 
 def create_runner(app: web.Application, settings: Settings) -> web.AppRunner:
     """Return a runner with the limits that aiohttp has no good defaults for."""
-    logger = logging.getLogger("aiohttp.server")
-    logger.addFilter(_no_tracebacks)
     return _Runner(
         app,
         settings,
-        logger=logger,
+        logger=logging.getLogger("aiohttp.server"),
         access_log=logging.getLogger("aiohttp.access") if settings.access_log else None,
+        access_log_class=AccessLogger,
         keepalive_timeout=settings.keepalive_timeout,
         max_line_size=settings.max_header_size,
         max_field_size=settings.max_header_size,
+        lingering_time=LINGER,
+        read_bufsize=CHUNK_SIZE,
         auto_decompress=False,
     )

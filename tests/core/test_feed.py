@@ -344,6 +344,16 @@ def test_a_reader_that_has_gone_away_is_forgotten_by_the_tick_and_by_the_next_fl
     assert len(feed) == 0
 
 
+def test_readers_that_go_away_between_two_ticks_do_not_pile_up() -> None:
+    harness = OwnerHarness()
+    stays = harness.ask(Changes(0, 9, wait=True))
+    for _ in range(1000):
+        harness.ask(Changes(0, 9, wait=True)).cancelled = True
+        assert len(harness.owner._feed) <= feed.SWEEP_AT
+    harness.ask(put(b"a"))
+    assert stays.answered
+
+
 async def test_waiting_readers_are_answered_when_a_flush_fails() -> None:
     journal = HeldJournal()
     actor = StoreActor(Storage(journal, MemoryTree()), Settings())

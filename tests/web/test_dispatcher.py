@@ -282,9 +282,8 @@ async def test_a_lease_ends_when_the_request_fails(serve: Serve, recorder: Recor
     async with serve(route(recorder, method="POST", body=True)) as served:
         wire = served.wire(message("POST", "/route", body), quick=False)
         await until(lambda: wire.size > 0)
-        assert served.account.used == LARGE
-        wire.take()
-        await until(lambda: served.account.used == 0)
+        # Its client has not taken the response yet, but nothing holds the body any more.
+        assert served.account.used == 0
 
 
 async def test_a_lease_ends_when_the_body_breaks_off(serve: Serve, recorder: Recorder) -> None:

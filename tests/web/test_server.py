@@ -16,8 +16,8 @@ from aiohttp import http_exceptions, http_parser, http_writer, streams, web, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import make_mocked_request
 
+from kvactor.web.connection import to_aiohttp
 from kvactor.web.http import Response
-from kvactor.web.server import to_aiohttp
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -27,6 +27,31 @@ ATTRIBUTES: list[tuple[Any, str, str]] = [
     (web.RequestHandler, "_request_in_progress", "a stop knows which connections handle one"),
     (web.RequestHandler, "shutdown", "a stop waits for requests in progress alone"),
     (web.RequestHandler, "connection_made", "writing pauses as soon as anything is left"),
+    (web.RequestHandler, "data_received", "a connection decides what is done with a chunk"),
+    (web.RequestHandler, "eof_received", "a half-closed client gets its response"),
+    (web.RequestHandler, "close", "a connection ends after the request in progress"),
+    (web.RequestHandler, "force_close", "a connection ends without reading the rest of a body"),
+    (web.RequestHandler, "_resume_reading_if_drained", "a connection knows when its turn has come"),
+    (web.RequestHandler, "_make_error_handler", "a malformed request gets our shape of an error"),
+    (web.RequestHandler, "handle_error", "a fault outside of the dispatcher gets our shape, too"),
+    (web.RequestHandler, "_request_count", "a connection knows whether anything was asked"),
+    (web.RequestHandler, "_messages", "what waits for its turn is bounded and forgotten"),
+    (web.RequestHandler, "_waiter", "a connection that is idle is told from one that is not"),
+    (web.RequestHandler, "_close", "a connection that is ending drops what arrives"),
+    (web.RequestHandler, "_force_close", "a connection that is ending drops what arrives"),
+    (web_protocol, "_ErrInfo", "a refusal waits for its turn like a request"),
+    (streams, "EMPTY_PAYLOAD", "a request without a body is told from one with a body"),
+    (streams.StreamReader, "set_exception", "a body that is refused fails the request that reads it"),
+    (streams.StreamReader, "feed_eof", "a body that is refused is not waited for"),
+    (streams.StreamReader, "exception", "a body that has broken off is told from a late one"),
+    (http_parser.HttpRequestParser, "message_consumed", "late bodies do not fill the parser's queue"),
+    (http_parser.HttpRequestParser, "set_upgraded", "an upgrade is ignored"),
+    (http_parser.RawRequestMessage, "_replace", "an upgrade that has no known end ends the connection"),
+    (BaseProtocol, "_parser", "nothing is parsed behind what was refused"),
+    (BaseProtocol, "_buffer_paused", "reading pauses behind a request in progress"),
+    (BaseProtocol, "_reading_paused", "the rest of a refused body is read and dropped"),
+    (BaseProtocol, "_pause_reading_for_buffer", "reading pauses behind a request in progress"),
+    (BaseProtocol, "_resume_reading_for_buffer", "reading goes on when its turn has come"),
     (web.RequestHandler, "connection_lost", "connections are counted"),
     (BaseProtocol, "transport", "slow clients are disconnected through it"),
     (BaseProtocol, "pause_writing", "a slow client is noticed"),
@@ -44,7 +69,7 @@ ATTRIBUTES: list[tuple[Any, str, str]] = [
     (web.Request, "match_info", "parameters of a path are found"),
     (http_parser, "HttpRequestParser", "the parser in C is told from the other one"),
     (http_parser, "HttpRequestParserPy", "the parser in C is told from the other one"),
-    (http_exceptions, "HttpProcessingError", "malformed requests are logged in one line"),
+    (http_exceptions, "HttpProcessingError", "malformed requests are told from mistakes"),
     (web, "RequestPayloadError", "a malformed body is told from a mistake"),
 ]
 
@@ -55,7 +80,8 @@ PARAMETERS: list[tuple[type, str, str]] = [
     (web.RequestHandler, "max_line_size", "a request line has a bound"),
     (web.RequestHandler, "max_field_size", "a header has a bound"),
     (web.RequestHandler, "auto_decompress", "a body is stored as it is"),
-    (web.RequestHandler, "logger", "tracebacks of malformed requests are left out"),
+    (web.RequestHandler, "read_bufsize", "a body that nobody reads yet has a bound"),
+    (web.RequestHandler, "access_log_class", "the access log shows nothing raw"),
     (web.Server, "request_factory", "requests are made as the application's are"),
     (web.Server, "handler_cancellation", "a handler goes on when its client is gone"),
     (web.AppRunner, "shutdown_timeout", "a stop does not wait for ever"),
@@ -66,6 +92,7 @@ SET: list[tuple[Any, str, str]] = [
     (web.Server, "self._loop =", "connections have the server's loop and clock"),
     (web.Server, "self.request_handler =", "our server calls the application"),
     (web.Server, "self.request_factory =", "our server makes the application's requests"),
+    (streams.StreamReader, "self.total_bytes =", "a body counts from its first byte"),
 ]
 
 #: Behaviour, by the source that shows it.
@@ -73,7 +100,27 @@ BEHAVIOUR: list[tuple[Any, str, str]] = [
     (
         web_protocol.RequestHandler.data_received,
         "if self._force_close or self._close:\n            return",
-        "From a stop on, aiohttp drops what it receives: the body reader gives up bodies by then.",
+        "A connection drops what it receives from a stop on: our data_received does the same.",
+    ),
+    (
+        web_protocol.RequestHandler.start,
+        "if isinstance(message, _ErrInfo):",
+        "A refusal in the queue is answered in its turn.",
+    ),
+    (
+        web_protocol.RequestHandler.start,
+        "self._resume_reading_if_drained()",
+        "A paused connection is told when it turns to the next request.",
+    ),
+    (
+        web_protocol.RequestHandler.start,
+        "if not self._force_close and lingering_time:",
+        "A connection that is closed by force does not wait for the rest of a body.",
+    ),
+    (
+        web.Application._handle,
+        "if request.headers.get(hdrs.EXPECT):\n            resp = await match_info.expect_handler(",
+        "Requests with Expect, and no others, come to our handler of expectations.",
     ),
     (
         web_protocol.RequestHandler._handle_request,

@@ -49,8 +49,8 @@ MUTANTS: Final = (
         "A stop drops a request that came right before it.",
         edits=(
             Edit(
-                "kvactor/web/server.py",
-                "_Handler.shutdown",
+                "kvactor/web/connection.py",
+                "Handler.shutdown",
                 find="await asyncio.sleep(0)",
                 replace="",
             ),
@@ -64,8 +64,8 @@ MUTANTS: Final = (
         "A stop cancels the requests that are being handled.",
         edits=(
             Edit(
-                "kvactor/web/server.py",
-                "_Handler.shutdown",
+                "kvactor/web/connection.py",
+                "Handler.shutdown",
                 find="self._task_handler is not None and not self._request_in_progress",
                 replace="self._task_handler is not None",
             ),
@@ -83,8 +83,8 @@ MUTANTS: Final = (
         "reads.",
         edits=(
             Edit(
-                "kvactor/web/server.py",
-                "_Handler.shutdown",
+                "kvactor/web/connection.py",
+                "Handler.shutdown",
                 find="""
                     if self._task_handler is not None and not self._request_in_progress:
                         self._task_handler.cancel()

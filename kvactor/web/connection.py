@@ -1,0 +1,510 @@
+"""One connection: what is done with the bytes that arrive, and how it ends. With `server`, all code
+that relies on aiohttp's internals.
+
+The rule: what a connection holds has a bound, and counts in the account of memory before it is held.
+`Connection.data_received` alone decides about a chunk:
+
+- A head that arrives in pieces is counted, up to `MAX_HEAD` bytes. One that is whole costs nothing.
+- A body that arrives in pieces is counted on the lease of the request that reads it, before that on the
+  connection's.
+- What arrives behind a request that has not been turned to is counted, at most `QUEUE` requests of it
+  are parsed, and reading pauses until the connection turns to the last of them.
+- After something that is refused, nothing more is parsed or kept: it is dropped, up to a bound in bytes
+  and time, so that a client that is still sending can read why.
+
+A connection from which nothing is read does not learn that its client is gone: `server` looks after
+those once a second. A client that has sent its request and then ends its side (a half-closed
+connection) gets its response.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any, Final, Protocol, cast
+
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import _ErrInfo
+from multidict import CIMultiDict
+
+from kvactor.core.memory import SMALL, Client, Lease, MemoryAccount
+from kvactor.errors import InvalidRequest, KvactorError, Overloaded
+from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
+from kvactor.web.http import CONTENT_TYPE, NO_HEADERS, REVISION, TIME, Response
+from kvactor.web.limits import CHUNK_SIZE, WAITS, Waits
+from kvactor.web.logs import shown
+
+log = logging.getLogger(__name__)
+
+#: Bytes of one request's head, all lines together.
+MAX_HEAD: Final = 64 * 1024
+
+#: Requests of one connection that are parsed, and whose turn has not come. With one, nothing would tell
+#: whether more has arrived behind it.
+QUEUE: Final = 2
+
+#: For how many seconds, and bytes, a connection drops what a client still sends after its refusal.
+LINGER: Final = 2.0
+LINGER_SIZE: Final = 64 * 1024 * 1024
+
+
+class _Response(web.Response):
+    """A response whose headers aiohttp does not copy, and whose parts it does not check again."""
+
+    def __init__(self, status: int, body: bytes, headers: CIMultiDict[str]) -> None:
+        web.StreamResponse.__init__(self, status=status, _real_headers=headers)
+        self._body = body
+
+
+def to_aiohttp(response: Response, time: int) -> web.Response:
+    """Return a response as aiohttp sends it, judged at `time`; 0: the owner was not asked."""
+    headers: CIMultiDict[str] = CIMultiDict()
+    headers[CONTENT_TYPE] = response.content_type
+    headers[REVISION] = str(response.revision)
+    if time:
+        headers[TIME] = str(time)
+    if response.headers is not NO_HEADERS:
+        headers.update(response.headers)
+    return _Response(response.status, response.body, headers)
+
+
+async def send(request: web.BaseRequest, response: web.Response) -> None:
+    """Send a response, and return when the client has it. aiohttp does not send it again.
+
+    A large body is written in slices: aiohttp would copy it whole behind the head.
+    """
+    with suppress(ConnectionError):  # aiohttp meets it again, and ends the connection
+        await response.prepare(request)
+        body = response.body
+        if isinstance(body, bytes) and len(body) > CHUNK_SIZE and request.method != hdrs.METH_HEAD:
+            view = memoryview(body)
+            response._body = None
+            for start in range(0, len(view), CHUNK_SIZE):
+                await response.write(view[start : start + CHUNK_SIZE])
+        await response.write_eof()
+
+
+class Handler(web.RequestHandler):
+    """A connection that a stop waits for only while it handles a request.
+
+    A stop would also wait for one of aiohttp's own if its task has not begun yet, or while it drops
+    the rest of a body. From a stop on, what arrives is dropped: a client that is still sending has to
+    read its response though sending fails.
+    """
+
+    __slots__ = ()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """See aiohttp: let the request finish within so many seconds, and close."""
+        # A request that has come by now takes two turns of the loop until its handler begins. One was
+        # that of the task that this runs in.
+        await asyncio.sleep(0)
+        if self._task_handler is not None and not self._request_in_progress:
+            self._task_handler.cancel()
+        await super().shutdown(timeout)
+
+
+class Owner(Protocol):
+    """What connections have in common."""
+
+    account: MemoryAccount
+
+    @property
+    def revision(self) -> int:
+        """The newest durable revision, for responses."""
+
+    def ended(self, connection: "Connection") -> None:
+        """Forget a connection."""
+
+    def watch(self, connection: "Connection", transport: asyncio.Transport) -> None:
+        """Watch a connection whose client has not taken everything."""
+
+    def unwatch(self, connection: "Connection") -> None:
+        """Stop watching a connection: the kernel has all that was sent."""
+
+    def paused(self, connection: "Connection", transport: asyncio.Transport) -> None:
+        """Look whether the client is still there, until reading goes on."""
+
+    def resumed(self, connection: "Connection") -> None:
+        """Reading goes on, or the connection has ended."""
+
+    def refused(self, error: KvactorError) -> None:
+        """Count and log a request that could not be read."""
+
+
+class Connection(Handler):
+    """A connection of a client, and what it holds."""
+
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_arriving",
+        "_counting",
+        "_dropped",
+        "_head",
+        "_lease",
+        "_lingering",
+        "_of",
+        "client",
+        "left",
+        "since",
+        "waits",
+    )
+
+    def __init__(self, of: Owner, manager: web.Server, **limits: Any) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(manager, loop=loop, **limits)
+        self._parser = HttpRequestParser(
+            self,
+            loop,
+            self._read_bufsize,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=QUEUE,
+        )
+        self._of = of
+        self._address = ""
+        #: whose connection it is; None: it is not connected
+        self.client: Client | None = None
+        #: bytes that the client has not taken, and since when
+        self.left = 0
+        self.since = 0.0
+        self.waits = Waits()
+        #: bytes of a head under way
+        self._head = 0
+        #: the body that has not arrived whole; it is that of the newest request
+        self._arriving: StreamReader | None = None
+        #: what the connection itself holds, and where a body under way is counted
+        self._lease = Lease(of.account, of.account.nobody)
+        self._counting = self._lease
+        self._dropped = 0
+        self._lingering: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        token = WAITS.set(self.waits)
+        try:
+            super().connection_made(transport)
+        finally:
+            WAITS.reset(token)
+        # The name is a host and a port, or "" for a socket without a name.
+        self._address = str((transport.get_extra_info("peername") or ("",))[0])
+        self.client = self._lease.client = self._of.account.connected(self._address)
+        # So writing pauses as soon as anything is left, and all that is left is watched, even when
+        # the connection is closing and only waits for that. (uvloop's class is no `asyncio.Transport`.)
+        cast(asyncio.Transport, transport).set_write_buffer_limits(0)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See asyncio: forget what has arrived, and end what is waited for."""
+        self._of.ended(self)
+        if self.client is not None:
+            self._lease.close()
+            self.client = None
+            self._of.account.disconnected(self._address)
+        if self._waiter is None:
+            # Nobody turns to these any more. (Otherwise the connection's task is about to take one.)
+            self._messages.clear()
+        self._arriving = None
+        super().connection_lost(exc)
+        self.waits.leave()
+        self._end_lingering()
+
+    # -- what arrives --
+
+    def data_received(self, data: bytes) -> None:
+        """See the module. `data` is empty when what the parser has kept may be parsed now."""
+        parser = self._parser
+        if parser is None or self._force_close or self._close:
+            self._drop(len(data))
+            return
+        arriving = self._arriving
+        if arriving is not None and not self._body_has_room(arriving, len(data)):
+            return
+        waiting = len(self._messages)
+        busy = waiting or self._request_in_progress
+        try:
+            messages, upgraded, tail = parser.feed_data(data)
+        except HttpProcessingError as error:
+            # Only its text is kept: with its traceback it would be a cycle that holds this chunk.
+            text = shown(" ".join(error.message.split()).rstrip(" ^"))
+            self._malformed(InvalidRequest(f"The request cannot be read: {text}"))
+            return
+        if arriving is not None and arriving.is_eof():
+            self._arrived(waiting > 0)
+        if messages:
+            self._request_count += len(messages)
+            self._messages.extend(messages)
+            message, payload = messages[-1]
+            if payload is not EMPTY_PAYLOAD and not payload.is_eof():
+                self._arriving = payload
+            head = self._head
+            behind = busy or len(messages) > 1
+            if head or len(data) > SMALL:
+                self._heads_have_ended(messages, len(data), behind=bool(behind))
+            waiter = self._waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+            if behind:
+                self._hold_back(len(data))
+            if message.upgrade and self._parser is not None:
+                rest: bytes | None = tail
+                if not upgraded:
+                    # aiohttp has lost what is behind the request, or will lose it.
+                    alone = not (head or behind) and arriving is None
+                    rest = _behind(message, data) if alone and payload is EMPTY_PAYLOAD else None
+                self._upgrade(message, rest)
+        elif data and arriving is None:
+            self._head_has_room(len(data))
+
+    def _head_has_room(self, size: int) -> None:
+        """Count bytes of a head under way."""
+        self._head += size
+        if self._head > MAX_HEAD:
+            self._malformed(_too_long())
+        elif not self._count(size):
+            self._head = 0
+
+    def _heads_have_ended(self, messages: Any, size: int, *, behind: bool) -> None:
+        """Give back what heads have taken, and look at those that may be too long. `behind`: a chunk of
+        so many bytes is held back, and counted there.
+        """
+        before, self._head = self._head, 0
+        self._lease.release()
+        if before + size > MAX_HEAD and any(_size(one) > MAX_HEAD for one, _ in messages):
+            for _ in messages:
+                self._messages.pop()
+            self._arriving = None
+            self._malformed(_too_long())
+        elif not behind:
+            body = messages[-1][1].total_bytes
+            # The next head may have begun in the same chunk.
+            rest = before + size - body - sum(_size(one) for one, _ in messages)
+            if self._arriving is not None or rest > SMALL:
+                self._count(body if self._arriving is not None else rest)
+
+    def _body_has_room(self, arriving: StreamReader, size: int) -> bool:
+        try:
+            self._counting.acquire(size)
+        except Overloaded as error:
+            self._abandon(arriving, error)
+            return False
+        return True
+
+    def _arrived(self, waiting: bool) -> None:
+        """A body that came in pieces is whole."""
+        self._arriving = None
+        if not waiting and self._parser is not None:
+            # The parser counts requests that nobody has turned to. For one whose body was not whole
+            # by then, nobody tells it.
+            self._parser.message_consumed()
+        if self._counting is self._lease:
+            self._lease.release()
+
+    def read_by(self, lease: Lease) -> None:
+        """Count the body on the lease of the request that reads it. Raises `Overloaded`."""
+        self._counting = lease
+        self._lease.release()
+        if self._arriving is not None:
+            lease.acquire(self._arriving.total_bytes)
+
+    def is_read(self) -> None:
+        """A request reads its body no more."""
+        self._counting = self._lease
+
+    def _count(self, size: int) -> bool:
+        """Count bytes before they are held; or refuse them, and all that follows."""
+        try:
+            self._lease.acquire(size)
+        except Overloaded as error:
+            self._refuse(error)
+            return False
+        return True
+
+    def _hold_back(self, size: int) -> None:
+        """Read no more until the connection turns to the last request that has arrived."""
+        if self._buffer_paused or self._parser is None or not self._count(size):
+            return
+        self._pause_reading_for_buffer()
+        if self.transport is not None:
+            self._of.paused(self, self.transport)
+
+    def _resume_reading_if_drained(self) -> None:
+        """See aiohttp: the connection has turned to a request, while reading is paused."""
+        if self._messages:
+            return
+        self.data_received(b"")
+        if not self._messages:
+            self._lease.release()
+            if self._arriving is not None:
+                self._count(self._arriving.total_bytes)
+            self._of.resumed(self)
+            self._resume_reading_for_buffer()
+
+    def _upgrade(self, message: RawRequestMessage, tail: bytes | None) -> None:
+        """Go on in HTTP/1.1, as if no other protocol had been asked for; `tail` is what is behind the
+        request, None if that is not known.
+        """
+        if message.method == hdrs.METH_CONNECT:
+            self._messages.pop()
+            self._arriving = None
+            self._malformed(InvalidRequest("This server is no proxy: it takes no CONNECT."))
+        elif tail is None:
+            # Nothing tells where the next request begins: there is none on this connection.
+            self._messages[-1] = (message._replace(should_close=True), self._messages[-1][1])
+        else:
+            cast(HttpRequestParser, self._parser).set_upgraded(False)
+            if tail:
+                self.data_received(tail)
+
+    # -- the end --
+
+    def _malformed(self, error: KvactorError) -> None:
+        self._of.refused(error)
+        if self._arriving is not None:
+            self._abandon(self._arriving, error)
+        else:
+            self._refuse(error)
+
+    def _refuse(self, error: KvactorError) -> None:
+        """Answer with an error once all requests before are answered; parse and keep nothing more."""
+        self._parser = None
+        self._head = 0
+        self._lease.release()
+        self._request_count += 1
+        self._messages.append((_ErrInfo(HTTPStatus.BAD_REQUEST, error, ""), EMPTY_PAYLOAD))
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _abandon(self, arriving: StreamReader, error: KvactorError) -> None:
+        """Let the request whose body arrives fail, and close the connection after it."""
+        self._parser = None
+        self._arriving = None
+        arriving.set_exception(error)
+        arriving.feed_eof()
+        self.close()
+
+    def _drop(self, size: int) -> None:
+        self._dropped += size
+        if self._dropped > LINGER_SIZE:
+            self._end_lingering()
+
+    async def linger(self) -> None:
+        """Drop what the client still sends, within bounds, after it was told all that there is to tell.
+
+        Closed with unread data, a connection is reset, and the client may not see the response.
+        """
+        transport = self.transport
+        self._parser = None
+        if transport is None or transport.is_closing() or self._force_close or self.waits.left:
+            return
+        with suppress(NotImplementedError, OSError, RuntimeError):
+            transport.write_eof()
+        self._dropped = 0
+        self._lingering = self._loop.create_future()
+        self._reading_paused = False
+        self._resume_reading_for_buffer()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                await self._lingering
+        self._lingering = None
+
+    def _end_lingering(self) -> None:
+        if self._lingering is not None and not self._lingering.done():
+            self._lingering.set_result(None)
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """See aiohttp and `Handler`."""
+        self._end_lingering()
+        await super().shutdown(timeout)
+
+    def eof_received(self) -> bool:  # type: ignore[override] # as asyncio's
+        """See asyncio: the client sends no more. True: it still gets a response."""
+        self._end_lingering()
+        waiter = self._waiter
+        idle = waiter is not None and not waiter.done()
+        if idle or not self._request_count or self._arriving is not None or self._lingering is not None:
+            return False
+        self.waits.leave()
+        self.close()
+        return True
+
+    # -- responses of aiohttp's own --
+
+    def _make_error_handler(
+        self, err_info: Any
+    ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+        async def refuse(request: web.BaseRequest) -> web.StreamResponse:
+            response = to_aiohttp(error_response("", err_info.exc, self._of.revision), 0)
+            response.force_close()
+            await send(request, response)
+            await self.linger()
+            return response
+
+        return refuse
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """See aiohttp: the response to a fault of the server's outside of the dispatcher."""
+        log.error("%s %s failed", request.method, shown(request.path), exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("A part of the response is sent already.")
+        detail = "The server has made a mistake; its log says more."
+        error = HTTPStatus.INTERNAL_SERVER_ERROR
+        response = to_aiohttp(
+            status_response(request.path, self._of.revision, error, INTERNAL_ERROR, detail), 0
+        )
+        response.force_close()
+        return response
+
+    def pause_writing(self) -> None:
+        """See asyncio."""
+        super().pause_writing()
+        # Only a connection with a transport is written to.
+        self._of.watch(self, cast(asyncio.Transport, self.transport))
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        super().resume_writing()
+        self._of.unwatch(self)
+
+
+def connection_of(request: web.BaseRequest) -> Connection | None:
+    """Return the connection that a request came over; None: it is not one of ours."""
+    protocol = request.protocol
+    return protocol if isinstance(protocol, Connection) else None
+
+
+def client_of(request: web.Request, account: MemoryAccount) -> Client:
+    """Return the client that has sent a request. All without a connection of ours are one."""
+    return getattr(request.protocol, "client", None) or account.nobody
+
+
+def _size(message: RawRequestMessage) -> int:
+    """Return about how many bytes a request's head has."""
+    fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
+    return len(message.method) + len(message.path) + 12 + fields + 2
+
+
+def _behind(message: RawRequestMessage, data: bytes) -> bytes | None:
+    """Return what is behind a request without a body in a chunk that begins with it, or None."""
+    data = data.lstrip(b"\r\n")
+    if not data.startswith(f"{message.method} {message.path} ".encode()):
+        return None
+    return data.partition(b"\r\n\r\n")[2]
+
+
+def _too_long() -> InvalidRequest:
+    return InvalidRequest(f"The head of the request has more than {MAX_HEAD} bytes.")

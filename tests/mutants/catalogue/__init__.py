@@ -2,7 +2,21 @@
 
 from typing import Final
 
-from tests.mutants.catalogue import p1, p2, p3, p3_storage, p4, p5, p6, p7, p8, p8_accounts, p9, p10
+from tests.mutants.catalogue import (
+    p1,
+    p2,
+    p3,
+    p3_storage,
+    p4,
+    p5,
+    p6,
+    p7,
+    p8,
+    p8_accounts,
+    p8_connections,
+    p9,
+    p10,
+)
 
 MUTANTS: Final = (
     *p1.MUTANTS,
@@ -14,6 +28,7 @@ MUTANTS: Final = (
     *p6.MUTANTS,
     *p7.MUTANTS,
     *p8.MUTANTS,
+    *p8_connections.MUTANTS,
     *p8_accounts.MUTANTS,
     *p9.MUTANTS,
     *p10.MUTANTS,

@@ -1,0 +1,129 @@
+"""The mutants that break P8 on a connection: what arrives is counted, bounded, and given back."""
+
+from typing import Final
+
+from tests.mutants.edits import Edit
+from tests.mutants.mutant import Mutant
+
+_CONNECTION: Final = "kvactor/web/connection.py"
+_ARRIVING: Final = ("tests/web/test_arriving.py",)
+
+MUTANTS: Final = (
+    Mutant(
+        "p8-a-gone-client-keeps-its-place",
+        "A long poll whose client is gone waits on, and keeps its place among the subscribers.",
+        edits=(Edit(_CONNECTION, "Connection.connection_lost", find="self.waits.leave()", replace=""),),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-a-gone-client-is-not-looked-for",
+        "A client that goes while nothing is read from it is noticed only after its request.",
+        edits=(
+            Edit(
+                "kvactor/web/server.py",
+                "Connections._sweep",
+                find="connection.waits.leave()",
+                replace="",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-a-body-counts-after-it-is-read",
+        "A body counts once it is whole, not as it arrives.",
+        edits=(
+            Edit(
+                _CONNECTION,
+                "Connection._body_has_room",
+                find="self._counting.acquire(size)",
+                replace="self._counting.acquire(0)",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-a-head-has-no-bound",
+        "Each line of a head has a bound, and all lines together have none.",
+        edits=(
+            Edit(
+                _CONNECTION,
+                "Connection._head_has_room",
+                find="self._head > MAX_HEAD",
+                replace="self._head > 1 << 30",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-a-refused-connection-is-parsed-on",
+        "After a malformed head, what follows is parsed, and each chunk is one more error.",
+        edits=(Edit(_CONNECTION, "Connection._refuse", find="self._parser = None", replace=""),),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-a-refused-client-is-listened-to-for-ever",
+        "What a refused client still sends is dropped without a bound.",
+        edits=(
+            Edit(
+                _CONNECTION,
+                "Connection._drop",
+                find="self._dropped > LINGER_SIZE",
+                replace="self._dropped < 0",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-heads-are-not-counted",
+        "The bytes of a head under way do not count in the account of memory.",
+        edits=(
+            Edit(
+                _CONNECTION,
+                "Connection._head_has_room",
+                find="not self._count(size)",
+                replace="not self._count(0)",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-heads-are-not-given-back",
+        "The bytes of a head count until the connection ends.",
+        edits=(
+            Edit(_CONNECTION, "Connection._heads_have_ended", find="self._lease.release()", replace=""),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-reading-does-not-pause",
+        "What arrives behind a request in progress is counted, and reading goes on.",
+        edits=(
+            Edit(
+                _CONNECTION,
+                "Connection._hold_back",
+                find="self._pause_reading_for_buffer()",
+                replace="",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-reading-does-not-go-on",
+        "A connection that has turned to the last of its requests reads no more.",
+        edits=(
+            Edit(
+                _CONNECTION,
+                "Connection._resume_reading_if_drained",
+                find="self._resume_reading_for_buffer()",
+                replace="",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-what-is-held-back-counts-twice",
+        "A chunk with more than one request counts as the next head, too.",
+        edits=(Edit(_CONNECTION, "Connection._heads_have_ended", find="not behind", replace="True"),),
+        killed_by=_ARRIVING,
+    ),
+)

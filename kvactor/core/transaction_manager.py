@@ -29,7 +29,7 @@ from kvactor.core.messages import (
 from kvactor.core.priority import CONFLICTS, MustWait
 from kvactor.core.records import NEVER
 from kvactor.core.transaction import Event, Kind, State, Transaction, refusal
-from kvactor.core.work import Steps
+from kvactor.core.work import STEP, Steps
 from kvactor.errors import (
     InvalidRequest,
     NoTransaction,
@@ -82,6 +82,7 @@ class TransactionManager:
                 f"A transaction's idle timeout is more than 0 and at most {limit / 1000:g} seconds."
             )
         if len(self.isolated) >= settings.max_transactions:
+            context.spent += len(self.isolated) * STEP // 4
             self.sweep(context.now)
             # A conflicted one is remembered as such, and needs no place.
             for one in [one for one in self.isolated.values() if one.state is State.CONFLICTED]:

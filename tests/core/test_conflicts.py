@@ -487,9 +487,7 @@ def test_cleaning_a_piece_costs_a_logarithm_for_each_of_its_entries(
 # -- garbage --
 
 
-def test_what_a_forgotten_reader_has_read_is_given_back_and_counts_as_garbage_until_it_is_cleaned() -> (
-    None
-):
+def test_what_a_forgotten_reader_has_read_counts_as_garbage_until_it_is_cleaned() -> None:
     index, reader = ConflictIndex[Person](), Person()
     for number in range(100):
         index.saw_key(reader, b"%d" % number)
@@ -550,9 +548,7 @@ def test_a_key_that_is_read_again_and_again_holds_little_garbage() -> None:
     assert index.readers_of(b"1") == others
 
 
-def test_a_range_that_takes_in_others_is_charged_for_each_and_refused_before_it_changes_anything() -> (
-    None
-):
+def test_a_range_that_takes_in_others_is_charged_for_each_or_refused_without_a_change() -> None:
     index, reader = ConflictIndex[Person](), Person()
     for number in range(100):
         index.saw_range(reader, b"%02d" % number, b"%02d!" % number)

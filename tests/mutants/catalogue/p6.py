@@ -37,7 +37,12 @@ MUTANTS: Final = (
                 replace="",
             ),
         ),
-        killed_by=("tests/core/test_conflicts.py",),
+        killed_by=(
+            (
+                "tests/core/test_conflicts.py::"
+                "test_a_reader_that_is_forgotten_and_reads_again_comes_last"
+            ),
+        ),
     ),
     Mutant(
         "p6-a-range-excludes-its-first-key",

@@ -149,7 +149,12 @@ MUTANTS: Final = (
                 replace="False",
             ),
         ),
-        killed_by=("tests/core/test_conflicts.py",),
+        killed_by=(
+            (
+                "tests/core/test_conflicts.py::"
+                "test_the_owner_cleans_one_piece_in_each_drain_and_goes_on_without_traffic"
+            ),
+        ),
     ),
     Mutant(
         "p8-small-garbage-waits-behind-large",
@@ -163,7 +168,9 @@ MUTANTS: Final = (
                 replace="heapq.heappush(self._garbage, (0, number, reads))",
             ),
         ),
-        killed_by=("tests/core/test_conflicts.py",),
+        killed_by=(
+            ("tests/core/test_conflicts.py::test_small_read_sets_do_not_pile_up_behind_a_large_one"),
+        ),
     ),
     Mutant(
         "p8-reading-adds-garbage-faster-than-it-goes",
@@ -176,7 +183,12 @@ MUTANTS: Final = (
                 replace="pass",
             ),
         ),
-        killed_by=("tests/core/test_conflicts.py",),
+        killed_by=(
+            (
+                "tests/core/test_conflicts.py::"
+                "test_garbage_never_exceeds_what_open_readers_had_at_their_peak"
+            ),
+        ),
     ),
     Mutant(
         "p8-read-sets-are-not-given-back",
@@ -189,7 +201,12 @@ MUTANTS: Final = (
                 replace="",
             ),
         ),
-        killed_by=("tests/core/test_conflicts.py",),
+        killed_by=(
+            (
+                "tests/core/test_conflicts.py::"
+                "test_what_a_forgotten_reader_has_read_counts_as_garbage_until_it_is_cleaned"
+            ),
+        ),
     ),
     Mutant(
         "p8-dropped-levels-are-not-given-back",
@@ -202,7 +219,7 @@ MUTANTS: Final = (
                 replace="",
             ),
         ),
-        killed_by=("tests/core/test_sizes.py",),
+        killed_by=("tests/core/test_sizes.py::test_what_is_dropped_is_given_back",),
     ),
     Mutant(
         "p8-writes-that-a-conflict-drops-are-not-given-back",
@@ -215,7 +232,7 @@ MUTANTS: Final = (
                 replace="",
             ),
         ),
-        killed_by=("tests/core/test_sizes.py",),
+        killed_by=("tests/core/test_sizes.py::test_what_is_dropped_is_given_back",),
     ),
     Mutant(
         "p8-swallowed-ranges-cost-nothing",
@@ -228,7 +245,12 @@ MUTANTS: Final = (
                 replace="",
             ),
         ),
-        killed_by=("tests/core/test_conflicts.py",),
+        killed_by=(
+            (
+                "tests/core/test_conflicts.py::"
+                "test_a_range_that_takes_in_others_is_charged_for_each_or_refused_without_a_change"
+            ),
+        ),
     ),
     Mutant(
         "p8-conflicts-cost-nothing",
@@ -241,7 +263,12 @@ MUTANTS: Final = (
                 replace="",
             ),
         ),
-        killed_by=("tests/core/test_conflicts.py",),
+        killed_by=(
+            (
+                "tests/core/test_conflicts.py::"
+                "test_a_write_is_charged_for_each_transaction_that_conflicts"
+            ),
+        ),
     ),
     Mutant(
         "p8-the-journal-grows",

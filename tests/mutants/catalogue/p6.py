@@ -303,4 +303,96 @@ MUTANTS: Final = (
         ),
         killed_by=("tests/core/test_expiry.py",),
     ),
+    Mutant(
+        "p6-the-tag-of-a-draft-comes-back",
+        "A rollback gives the numbers of its drafts free, so a later draft has the tag of one that a "
+        "client has seen.",
+        edits=(
+            Edit(
+                "kvactor/core/transaction.py",
+                "Transaction.number_draft",
+                find="self.drafts += 1",
+                replace="self.drafts = 1 + sum(len(overlay) for overlay in self.overlays)",
+            ),
+        ),
+        killed_by=(
+            (
+                "tests/core/test_owner.py::"
+                "test_a_draft_has_a_number_that_never_comes_back_in_its_transaction"
+            ),
+            "tests/web/v1/test_keys.py::test_the_etag_of_a_draft_never_comes_back_for_another_value",
+        ),
+    ),
+    Mutant(
+        "p6-the-tag-of-a-draft-is-that-of-another-transactions",
+        "The tag of a draft is its number, which drafts of other transactions have, too.",
+        edits=(
+            Edit(
+                "kvactor/web/entity_tags.py",
+                "_hash",
+                find="as_bytes(transaction)",
+                replace="b''",
+            ),
+        ),
+        killed_by=("tests/web/v1/test_keys.py", "tests/web/test_entity_tags.py"),
+    ),
+    Mutant(
+        "p6-a-weak-tag-matches-in-if-match",
+        "If-Match compares weakly: a client that knows only an equivalent value may replace it.",
+        edits=(
+            Edit(
+                "kvactor/web/entity_tags.py",
+                "precondition",
+                find="weak != _WEAK",
+                replace="True",
+            ),
+        ),
+        killed_by=("tests/web/v1/test_keys.py", "tests/web/test_entity_tags.py"),
+    ),
+    Mutant(
+        "p6-a-weak-tag-matches-in-if-match-of-a-read",
+        "If-Match of a read compares weakly.",
+        edits=(
+            Edit(
+                "kvactor/web/entity_tags.py",
+                "Tags.strong",
+                find="""return self.any or ("", tag.strip('"')) in self.names""",
+                replace="return self.weak(tag)",
+            ),
+        ),
+        killed_by=("tests/web/v1/test_keys.py", "tests/web/test_entity_tags.py"),
+    ),
+    Mutant(
+        "p6-a-transaction-is-named-twice",
+        "Of two headers with a transaction one counts, and the client does not know which.",
+        edits=(
+            Edit(
+                "kvactor/web/guard.py",
+                "RequestGuard._examine",
+                find="count > 1 and name in ONCE",
+                replace="False",
+            ),
+        ),
+        killed_by=(
+            ("tests/web/test_headers.py::test_a_header_that_comes_once_is_refused_if_it_comes_twice"),
+        ),
+    ),
+    Mutant(
+        "p6-a-repeated-header-hides-behind-a-known-list",
+        "A list of headers that has come before is not examined again, though one comes twice now.",
+        edits=(
+            Edit(
+                "kvactor/web/guard.py",
+                "RequestGuard.check",
+                find="self.lists.get(names) if len(names) == len(headers) else None",
+                replace="self.lists.get(names)",
+            ),
+        ),
+        killed_by=(
+            (
+                "tests/web/test_origins.py::"
+                "test_a_list_of_headers_that_is_known_is_still_refused_when_one_comes_twice"
+            ),
+        ),
+    ),
 )

@@ -16,7 +16,6 @@ from tests.web.corpus import ROOT, SCRIPTS, difference
 #: What no script has a server say: it takes a race, a fault, a stop, or a fold that has come so far.
 #: The simple routes answer two without a code, and 417 is aiohttp's own answer, which has none.
 UNHEARD = {
-    "expectation_failed",
     "history_gone",
     "internal_error",
     "key_and_value_required",

@@ -9,12 +9,15 @@ data. The map of the house, in reading order:
       overlay         changes laid over something that they do not touch
       transaction     a stack of overlays, a state, and the table of its transitions
       conflicts       read sets, and their index by key (intervals: the interval tree below it)
+      work, memory    the accounts: what a message may walk, what requests may hold
       store           the stack of overlays on the tree, from a staged write down to the disk
       keyspace        the keys as one request sees them; what its answer depends on
       operations      get, set, delete, increment, range, delete range: types and what they do
       idempotency     the results of writes under an idempotency key
       executor        one operation, or a batch on a savepoint
       transaction_manager   opens, finds and ends transactions
+      priority        of transactions that conflict again and again
+      turns           whose message is next, while more wait than one drain takes
       feed            the durable revisions, in order, for followers
       replies         where answers go, and when
       owner           takes messages in order, and moves writes down to the disk

@@ -82,6 +82,11 @@ class EncodedRevision:
     def steps(cls, revision: Revision) -> Generator[None, None, "EncodedRevision"]:
         """Encode a revision in steps of `CHANGES_PER_STEP`: between two, others may be served."""
         one = cls(revision)
+        yield from one.encode(revision)
+        return one
+
+    def encode(self, revision: Revision) -> Generator[None, None, None]:
+        """Take in the changes of a revision, in steps."""
         text = bytearray()
         for number, (key, record) in enumerate(sorted(revision.changes)):
             if number % CHANGES_PER_STEP == CHANGES_PER_STEP - 1:
@@ -89,10 +94,9 @@ class EncodedRevision:
             if not key.startswith(HIDDEN):
                 shown = Deleted(key.decode()) if record is None else item(key, record)
                 text += encode(shown) + b","
-                one._keys.append(key)
-                one._places.append(len(text))
-        one._text = memoryview(text.translate(_ONE_LINE)).toreadonly()
-        return one
+                self._keys.append(key)
+                self._places.append(len(text))
+        self._text = memoryview(text.translate(_ONE_LINE)).toreadonly()
 
     @property
     def size(self) -> int:

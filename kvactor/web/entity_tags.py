@@ -112,6 +112,9 @@ def not_modified(request: Request, tag: str) -> bool:
     In the order of RFC 9110, 13.2.2. Raises `PreconditionFailed` if `If-Match` does not hold, and
     `InvalidRequest`.
     """
+    headers = request.headers
+    if IF_MATCH not in headers and IF_NONE_MATCH not in headers:
+        return False
     match, none_match = header_list(request, IF_MATCH), header_list(request, IF_NONE_MATCH)
     if match is not None and not parse("If-Match", match).strong(tag):
         raise PreconditionFailed("The key has none of the entity tags that If-Match names.")

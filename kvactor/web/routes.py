@@ -205,4 +205,6 @@ RETRY_AFTER = Header(
 
 def constant_headers(headers: Mapping[str, str]) -> tuple[Header, ...]:
     """Return the specifications of headers whose values never change."""
-    return tuple(Header(name, f"Always `{text}`.", required=True) for name, text in headers.items())
+    return tuple(
+        Header(str(name), f"Always `{text}`.", required=True) for name, text in headers.items()
+    )

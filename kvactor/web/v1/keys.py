@@ -1,6 +1,9 @@
 """Keys as resources: /v1/kv/{key}."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
+
+from multidict import istr
 
 from kvactor import errors
 from kvactor.api.keys import PutQuery, Written
@@ -40,15 +43,16 @@ from kvactor.web.routes import (
 )
 
 #: With these, a browser does not run a stored page in this origin, and caches do not keep a value.
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "sandbox; default-src 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",
-    "Vary": str(http.TRANSACTION),
+SECURITY_HEADERS: Final[Mapping[str, str]] = {
+    istr("X-Content-Type-Options"): "nosniff",
+    istr("Content-Security-Policy"): "sandbox; default-src 'none'",
+    istr("Cross-Origin-Resource-Policy"): "same-origin",
+    istr("Cache-Control"): "no-cache",
+    istr("Vary"): str(http.TRANSACTION),
 }
 
 _PREFIX = "/v1/kv/"
+_ETAG = istr("ETag")
 
 
 def parse_put(request: Request) -> Message[Any]:
@@ -89,7 +93,7 @@ def encode_get(
         raise errors.KeyNotFound("Key not found")
     record = records.decode(answer.result)
     shown = tag_of(request, record)
-    headers = {"ETag": shown, **SECURITY_HEADERS}
+    headers = {_ETAG: shown, **SECURITY_HEADERS}
     if record.expires_at != NEVER:
         headers["Kvactor-Expires-At"] = expiry(record.expires_at) or ""
     if not_modified(request, shown):

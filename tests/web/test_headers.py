@@ -18,7 +18,7 @@ from tests.web.v1.conftest import ask, put
 #: Of each route's parameters, a value.
 PARAMETERS = {"{key}": "a", "{id}": "nobodys"}
 #: Headers that something here reads, in some place.
-READ = sorted({*ONCE, *DECISIVE, "accept", "content-encoding", "content-length"})
+READ = sorted({*ONCE, *DECISIVE, "accept", "content-encoding", "content-length", "expect"})
 ODD = {
     "a byte that is not UTF-8": b"\xff",
     "a URL of one": b"http://\xff",

@@ -114,8 +114,9 @@ def running() -> str:
     return task.get_name() if task is not None else ""
 
 
-#: A name with an underscore that is there for everybody.
+#: Names with an underscore that are there for everybody: one of a module, and one of each named tuple.
 PUBLIC: Final = "os._exit"
+OF_NAMED_TUPLES: Final = "_replace"
 
 
 def reached_into(source: str) -> list[str]:
@@ -128,6 +129,7 @@ def reached_into(source: str) -> list[str]:
         and not node.attr.startswith("__")
         and ast.unparse(node.value) not in {"self", "cls", "super()"}
         and ast.unparse(node) != PUBLIC
+        and node.attr != OF_NAMED_TUPLES
     ]
 
 

@@ -59,6 +59,11 @@ class _Response(web.Response):
         web.StreamResponse.__init__(self, status=status, _real_headers=headers)
         self._body = body
 
+    def take_body(self) -> bytes:
+        """Return the body, which the response does not send itself then."""
+        body, self._body = self._body, None
+        return body if isinstance(body, bytes) else b""
+
 
 def to_aiohttp(response: Response, time: int) -> web.Response:
     """Return a response as aiohttp sends it, judged at `time`; 0: the owner was not asked."""
@@ -80,9 +85,9 @@ async def send(request: web.BaseRequest, response: web.Response) -> None:
     with suppress(ConnectionError):  # aiohttp meets it again, and ends the connection
         await response.prepare(request)
         body = response.body
-        if isinstance(body, bytes) and len(body) > CHUNK_SIZE and request.method != hdrs.METH_HEAD:
-            view = memoryview(body)
-            response._body = None
+        large = isinstance(body, bytes) and len(body) > CHUNK_SIZE
+        if large and isinstance(response, _Response) and request.method != hdrs.METH_HEAD:
+            view = memoryview(response.take_body())
             for start in range(0, len(view), CHUNK_SIZE):
                 await response.write(view[start : start + CHUNK_SIZE])
         await response.write_eof()

@@ -249,7 +249,7 @@ def test_a_directory_of_a_newer_format_is_refused_and_left_alone(
     (data_dir / "FORMAT").write_text("kvactor 3\n")
     before = (data_dir / "journal" / "data.mdb").read_bytes()
     said = refusal(tmp_path, data_dir)
-    assert "has format 2" in said
+    assert "has format 3" in said
     assert "Start it with a newer kvactor" in said
     assert (data_dir / "FORMAT").read_text() == "kvactor 3\n"
     assert (data_dir / "journal" / "data.mdb").read_bytes() == before

@@ -30,14 +30,14 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/keyspace.py",
-                "Keyspace.stage",
-                find="changed = self._store.stage(changes, context.now)",
+                "Keyspace.commit",
+                find="return (yield from self._stage_in_steps(context, changes))",
                 replace="""
-                    changed = []
-                    rest = list(changes)
+                    rest = list(changes.items())
                     while rest:
-                        changed += self._store.stage(rest[:1000], context.now)
+                        self.stage(context, rest[:1000])
                         rest = rest[1000:]
+                    return self._store.head
 """,
             ),
         ),

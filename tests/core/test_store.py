@@ -167,3 +167,18 @@ def test_the_horizon_is_the_time_of_the_oldest_revision_that_is_not_durable() ->
     assert store.horizon == 4
     store.apply()
     assert store.horizon == NEVER
+
+
+def test_a_fold_counts_what_it_has_folded_and_no_newer_revision() -> None:
+    tree = MemoryTree()
+    store = Store(tree)
+    stage(store, b"a")
+    store.seal()
+    store.apply()
+    items, folding = store.freeze(), store.revision
+    stage(store, b"b")
+    store.seal()
+    store.apply()
+    tree.fold(items, folding, lambda _: None)
+    store.drop_frozen()
+    assert (store.folded, store.revision) == (1, 2)

@@ -22,6 +22,7 @@ MUTANTS: Final = (
             ),
         ),
         killed_by=(
+            "tests/core/test_store.py",
             (
                 "tests/process/test_kill.py::"
                 "test_a_kill_during_a_fold_loses_nothing_acknowledged_and_keeps_nothing_uncommitted"

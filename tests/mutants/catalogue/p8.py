@@ -176,7 +176,7 @@ MUTANTS: Final = (
                 replace="",
             ),
         ),
-        killed_by=("tests/core/test_owner.py",),
+        killed_by=("tests/core/test_transaction_manager.py",),
     ),
     Mutant(
         "p8-inner-commits-do-not-count",

@@ -404,7 +404,12 @@ MUTANTS: Final = (
                 replace="False",
             ),
         ),
-        killed_by=("tests/core/test_feed.py",),
+        killed_by=(
+            (
+                "tests/core/test_feed.py::"
+                "test_readings_are_bounded_and_a_reader_over_the_bound_is_refused"
+            ),
+        ),
     ),
     Mutant(
         "p8-sweeps-multiply",

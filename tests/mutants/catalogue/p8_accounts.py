@@ -223,32 +223,6 @@ MUTANTS: Final = (
         killed_by=(STEPS,),
     ),
     Mutant(
-        "p4-a-failure-forgets-who-waits-for-a-turn",
-        "When the owner fails, messages that wait for their turn get no answer.",
-        edits=(
-            Edit(
-                "kvactor/core/owner.py",
-                "Owner.fail",
-                find="(*self._turns.take_all(), *self._behind, *self._parked)",
-                replace="(*self._behind, *self._parked)",
-            ),
-        ),
-        killed_by=(STEPS,),
-    ),
-    Mutant(
-        "p8-a-write-waits-for-ever",
-        "A write waits for a transaction with priority until that has ended.",
-        edits=(
-            Edit(
-                "kvactor/core/owner.py",
-                "Owner._unpark",
-                find="free or self._now >= until",
-                replace="free",
-            ),
-        ),
-        killed_by=(PRIORITY,),
-    ),
-    Mutant(
         "p8-priority-dooms-nobody",
         "A commit that has waited for a transaction with priority goes on, and dooms it.",
         edits=(

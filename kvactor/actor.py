@@ -26,6 +26,7 @@ from kvactor.core.messages import Answer, Continue, Message, Stop, Tick
 from kvactor.core.owner import Envelope, Owner
 from kvactor.core.records import NEVER
 from kvactor.core.replies import ReplyTo, deliver
+from kvactor.core.space import FreeSpace
 from kvactor.errors import KvactorError, OutcomeUnknown, Overloaded, Stopping
 from kvactor.metrics import MeasuredJournal, MeasuredTree, Metrics
 from kvactor.settings import Settings
@@ -140,7 +141,8 @@ class StoreActor:
         self._closed = None
         self._mail = self._loop.create_future()
         self.done = self._loop.create_task(self._run(), name="kvactor-owner")
-        self._loop.call_later(TICK, self._tick)
+        # At once: what is more than the history, or has expired meanwhile, goes.
+        self._loop.call_soon(self._tick)
 
     async def stop(self) -> None:
         """Handle the messages that were accepted, flush and fold. Return when the loop has ended.
@@ -161,8 +163,8 @@ class StoreActor:
         self._waking = False
         self._put((Continue(), None, UNCOUNTED))
 
-    def _free_space(self) -> int | None:
-        """Return the bytes that can be written; None, with one line in the log, if they cannot be read.
+    def _free_space(self) -> FreeSpace | None:
+        """Return the free space; None, with one line in the log, if they cannot be read.
 
         Any error leaves the last known figure in place, so that ticks continue.
         """

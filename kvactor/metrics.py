@@ -171,7 +171,9 @@ class MeasuredJournal:
         self.read = journal.read
         self.head = journal.head
         self.trim = journal.trim
+        self.forget = journal.forget
         self.free_space = journal.free_space
+        self.reusable = journal.reusable
         self.close = journal.close
 
     def append(self, revisions: Sequence[Revision], done: Done) -> None:
@@ -193,6 +195,7 @@ class MeasuredTree:
         self.expired = tree.expired
         self.snapshot = tree.snapshot
         self.free_space = tree.free_space
+        self.reusable = tree.reusable
         self.close = tree.close
 
     @property

@@ -190,11 +190,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 15.0
 
     history: Annotated[int, Meta(ge=0, description="revisions kept in the journal")] = 100_000
+    history_size: Annotated[
+        int, Meta(ge=0, description="bytes of the revisions kept in the journal, about")
+    ] = 1 << 30
     memtable_size: Annotated[
         int, Meta(ge=1, description="bytes of changes in memory before they are folded into the tree")
     ] = 8 * _MiB
     min_free_space: Annotated[
-        int, Meta(ge=0, description="bytes of free disk below which writes get 507")
+        int,
+        Meta(ge=0, description="bytes of free disk below which writes get 507; 0: until it is full"),
     ] = 256 * _MiB
     map_size: Annotated[
         int,

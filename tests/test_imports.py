@@ -29,7 +29,7 @@ FLOORS = (
     ("kvactor.core.transaction",),
     ("kvactor.core.overlay", "kvactor.core.conflicts", "kvactor.core.protocols"),
     ("kvactor.core.intervals", "kvactor.core.kept"),
-    ("kvactor.core.records", "kvactor.core.work", "kvactor.core.memory"),
+    ("kvactor.core.records", "kvactor.core.work", "kvactor.core.memory", "kvactor.core.space"),
     ("kvactor.errors", "kvactor.settings"),
 )
 PURE = "kvactor.core"

@@ -18,7 +18,7 @@ import kvactor
 from kvactor.actor import StoreActor
 from kvactor.core.keyspace import MAX_MEMTABLES
 from kvactor.core.memory import UNCOUNTED
-from kvactor.core.messages import SHARED, Begin, Commit, Message, Open, Status, Tick
+from kvactor.core.messages import SHARED, Begin, Commit, Message, Open, Status
 from kvactor.core.owner import Owner
 from kvactor.core.protocols import StorageFailed
 from kvactor.core.records import decode, decode_revision, value_of
@@ -42,6 +42,7 @@ from kvactor.settings import Settings
 from kvactor.storage.directory import Storage, open_directory
 from kvactor.storage.memory import MemoryTree
 from tests.core.builders import (
+    TICK,
     batch,
     delete,
     delete_range,
@@ -52,7 +53,7 @@ from tests.core.builders import (
     scan,
     value,
 )
-from tests.core.harness import HeldJournal, HeldTree, OwnerHarness, RecordingReply
+from tests.core.harness import HeldJournal, HeldTree, OwnerHarness, RecordingReply, SmallJournal
 
 Start = Callable[..., Any]
 
@@ -337,18 +338,22 @@ def test_p8_writes_that_inner_levels_have_committed_count_among_a_transactions_b
 
 
 def test_p8_writes_stop_below_the_floor_of_free_space_and_reads_go_on() -> None:
-    harness = OwnerHarness()
+    floor = Settings().min_free_space
+    journal = SmallJournal(4 * floor)
+    harness = OwnerHarness(journal)
     harness.ask(put(b"a"))
     harness.ask(Open("t"))
     harness.ask(put(b"t", b"t", "t"))
-    harness.tell(Tick(Settings().min_free_space - 1))
-    refused: list[Message[Any]] = [put(b"b"), delete(b"a"), Commit("t"), put(b"b", b"1", "t")]
+    journal.free = floor - 1
+    harness.tick()
+    refused: list[Message[Any]] = [put(b"b"), Commit("t"), put(b"b", b"1", "t")]
     for message in refused:
         assert isinstance(harness.ask(message).error, StorageFull)
     assert value(harness, b"a") == b"1"
-    harness.tell(Tick(Settings().min_free_space))
+    journal.free = floor
+    harness.tick()
     assert harness.ask(Commit("t")).revision == 2
-    # The bytes written since the last tick are subtracted.
+    # What is not folded yet will take space.
     assert isinstance(harness.ask(put(b"b")).error, StorageFull)
 
 
@@ -405,7 +410,7 @@ def history(journal: HeldJournal) -> list[object]:
             Status(),
         ):
             reply.append(harness.ask(one))
-        harness.tell(Tick(1 << 40))
+        harness.tell(TICK)
         journal.release()
         harness.settle()
     # Many keys that end at once, some of them folded.
@@ -416,7 +421,7 @@ def history(journal: HeldJournal) -> list[object]:
         journal.release()
         harness.settle()
     harness.now += 20
-    harness.tell(Tick(1 << 40))
+    harness.tell(TICK)
     assert harness.ask(scan(b"last", b"last~")).result.items == []
     return [
         (type(one.error), str(one.error), one.revision) if one.error else (one.revision, one.result)

@@ -17,6 +17,7 @@ from kvactor.core.memory import Lease
 from kvactor.core.overlay import Overlay, merge_ranges
 from kvactor.core.priority import MustWait, Priority
 from kvactor.core.records import HIDDEN, MISSING, NEVER, TOMBSTONE, Entry, Missing
+from kvactor.core.space import FreeSpace, Space
 from kvactor.core.store import Change, Staging, Store
 from kvactor.core.transaction import Kind, Transaction
 from kvactor.core.work import (
@@ -49,6 +50,9 @@ STAGED_PER_STEP = 500
 
 #: Responses kept for idempotency keys that one revision forgets to make room, at most.
 FORGOTTEN_PER_REVISION = 1000
+
+#: Bytes of a response that is kept for a request that only deletes, at most, when writes are refused.
+RESERVED_RESPONSE = 16 * 1024
 
 
 class Context(Work, kw_only=True, gc=False):
@@ -95,7 +99,11 @@ class Keyspace:
     """The keys of `store`. Isolated transactions that read them are in `conflicts`."""
 
     def __init__(
-        self, store: Store, conflicts: ConflictIndex[Transaction], settings: Settings, free_space: int
+        self,
+        store: Store,
+        conflicts: ConflictIndex[Transaction],
+        settings: Settings,
+        free_space: FreeSpace,
     ) -> None:
         self._store = store
         self._conflicts = conflicts
@@ -104,8 +112,8 @@ class Keyspace:
         self._kept = KeptResponses(settings.max_idempotency_size)
         for _, key, size in sorted(store.hidden()):
             self._kept.add(key, size)
-        #: bytes that can be written, as of the last tick
-        self.free_space = free_space
+        plenty = 2 * settings.min_free_space + 2 * MAX_MEMTABLES * settings.memtable_size
+        self.space = Space(settings.min_free_space, plenty, free_space)
 
     # -- reading --
 
@@ -254,7 +262,7 @@ class Keyspace:
         Without a transaction, return whether the key is new. Raises `StorageFull`, `WritesStalled`,
         `TransactionTooLarge` and `RequestTooExpensive`.
         """
-        self.check_writable()
+        self._check_space(transaction, key, entry)
         context.charge(WRITE + (0 if entry is TOMBSTONE else len(entry) // BYTES))
         if transaction is not None:
             self._check_size(transaction, len(key) + (0 if entry is TOMBSTONE else len(entry)))
@@ -397,23 +405,64 @@ class Keyspace:
         return self._store.folding and self._store.unfolded >= bound
 
     @property
-    def writable(self) -> bool:
-        """Is there space, and do folds keep up?"""
-        return self.free_space >= self.settings.min_free_space and not self.stalled
+    def has_room(self) -> bool:
+        """Is there space for writes?"""
+        return self.space.plenty or self.space.has_room(self._store.in_flight)
+
+    def has_reserve(self, keys: int = 0) -> bool:
+        """May space be freed, by a fold, a trimmed journal, or the deletion of so many keys?"""
+        store, space = self._store, self.space
+        return space.plenty or space.has_reserve(2 * store.staging, store.unfolded_keys + keys)
 
     def check_writable(self) -> None:
         """Raise `StorageFull` if too little space is free, and `WritesStalled` while writes stall."""
-        if self.writable:
-            return
-        if self.free_space < self.settings.min_free_space:
+        if not self.has_room:
             raise StorageFull(
-                f"Only {self.free_space} bytes are free where the data is, under the floor of "
-                f"{self.settings.min_free_space}. Writes are refused until there is more; reads go on."
+                f"Only {max(0, self.space.left)} bytes are free where the data is, some of them for "
+                f"what is not folded yet, and the floor is {self.settings.min_free_space}. Only "
+                "deletions are accepted until there is more; reads go on."
             )
-        raise WritesStalled(
-            f"{self._store.unfolded} bytes of changes wait to be folded into the tree, and at most "
-            f"{MAX_MEMTABLES} times memtable_size may. Nothing was done; try again later."
-        )
+        self._check_folds()
+
+    def check_deletable(self, keys: int) -> None:
+        """Raise `StorageFull` if too little space is free even to delete so many keys, and
+        `WritesStalled` while writes stall.
+        """
+        if not self.has_reserve(keys):
+            raise StorageFull(
+                f"Only {max(0, self.space.left)} bytes are free where the data is, too few to delete "
+                f"{keys} keys: a quarter of min_free_space is never used. Free space elsewhere on "
+                "the disk; reads go on."
+            )
+        self._check_folds()
+
+    def check_commit(self, changes: Overlay) -> None:
+        """Raise as `check_writable`, unless all keys are deleted: then as `check_deletable`."""
+        if not self.has_room and deletes(changes):
+            self.check_deletable(len(changes))
+        else:
+            self.check_writable()
+
+    def _check_space(self, transaction: Transaction | None, key: bytes, entry: Entry) -> None:
+        if entry is TOMBSTONE:
+            self.check_deletable(1)
+        elif (
+            key >= HIDDEN
+            and transaction is not None
+            and len(entry) <= RESERVED_RESPONSE
+            and not self.has_room
+            and deletes(transaction.overlays[-1])
+        ):
+            self.check_deletable(2)
+        else:
+            self.check_writable()
+
+    def _check_folds(self) -> None:
+        if self.stalled:
+            raise WritesStalled(
+                f"{self._store.unfolded} bytes of changes wait to be folded into the tree, and at "
+                f"most {MAX_MEMTABLES} times memtable_size may. Nothing was done; try again later."
+            )
 
     def _check_size(self, transaction: Transaction, more: int) -> None:
         size = transaction.size + more
@@ -423,3 +472,9 @@ class Keyspace:
                 "writes and reads."
             )
         transaction.lease.resize(size)
+
+
+def deletes(changes: Overlay) -> bool:
+    """Does it delete keys, and nothing else? Kept responses do not count."""
+    visible = [entry for key, entry in changes.items() if key < HIDDEN]
+    return bool(visible) and all(entry is TOMBSTONE for entry in visible)

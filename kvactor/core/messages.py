@@ -20,6 +20,7 @@ from kvactor.core.operations import (
     Result,
 )
 from kvactor.core.records import NEVER, Revision
+from kvactor.core.space import FreeSpace
 
 R = TypeVar("R")
 
@@ -228,10 +229,14 @@ class Status(Message[StatusReport], frozen=True):
 
 
 class Flushed(Message[None], frozen=True):
-    """The journal has made everything up to `revision` durable, unless there was an `error`."""
+    """The journal has made everything up to `revision` durable, unless there was an `error`.
+
+    `free_space` was read then, if little was left.
+    """
 
     revision: int
     error: BaseException | None = None
+    free_space: FreeSpace | None = None
 
 
 class Folded(Message[None], frozen=True):
@@ -248,6 +253,14 @@ class HistoryRead(Message[None], frozen=True):
     error: BaseException | None = None
 
 
+class Forgot(Message[None], frozen=True):
+    """The journal has forgotten some history; is there `more` to forget? There may be an `error`."""
+
+    more: bool
+    error: BaseException | None = None
+    free_space: FreeSpace | None = None
+
+
 class Continue(Message[None], frozen=True):
     """More messages have come than one drain takes: go on with them."""
 
@@ -259,10 +272,10 @@ class Sweep(Message[None], frozen=True):
 class Tick(Message[None], frozen=True):
     """Time has passed: sweep expired keys and idle transactions.
 
-    `free_space`, in bytes, was read just now; None if it could not be read.
+    `free_space` was read just now; None if it could not be read.
     """
 
-    free_space: int | None
+    free_space: FreeSpace | None
 
 
 class Stop(Message[None], frozen=True):

@@ -34,6 +34,7 @@ from kvactor.core.messages import (
     Execute,
     Flushed,
     Folded,
+    Forgot,
     HistoryRead,
     Inspect,
     Message,
@@ -51,6 +52,7 @@ from kvactor.core.priority import MustWait
 from kvactor.core.protocols import Journal, StorageFailed, Tree
 from kvactor.core.records import NEVER, Revision
 from kvactor.core.replies import HeldReplies, ReplyTo, deliver
+from kvactor.core.space import FreeSpace
 from kvactor.core.store import Store
 from kvactor.core.transaction import Transaction
 from kvactor.core.transaction_manager import TransactionManager
@@ -130,6 +132,10 @@ class Owner:
         self._stopping = False
         #: whether a sweep goes on with its next message
         self._sweeping = False
+        #: whether the journal forgets history
+        self._forgetting = False
+        #: what it was last allowed to forget, and has forgotten
+        self._forgotten = (0, 0, 0)
         #: messages that wait for their turn
         self._turns = Turns[_Waiting]()
         self._running: _Running | None = None
@@ -162,6 +168,7 @@ class Owner:
             Status: self._status,
             Flushed: self._flushed,
             Folded: self._folded,
+            Forgot: self._forgot,
             HistoryRead: self._history_read,
             Tick: self._tick,
             Sweep: self._sweep,
@@ -182,16 +189,19 @@ class Owner:
         if not self._stopping or self.backlog:
             return False
         store = self._store
-        return not (store.pending or store.folding or store.memtable or self._feed.reading)
+        busy = store.folding or self._forgetting or self._feed.reading
+        return not (store.pending or store.memtable or busy)
 
     @property
     def behind(self) -> bool:
         """Is the memtable full again before the last one is folded?"""
         return self._store.folding and self._store.memtable.size >= self._settings.memtable_size
 
-    def free_space(self) -> int:
-        """Return how many bytes can be written, as the disk reports it."""
-        return min(self._journal.free_space(), self._tree.free_space())
+    def free_space(self) -> FreeSpace:
+        """Read the free space. Any thread may call it. Raises `OSError` if the disk does not say."""
+        journal, tree = self._journal, self._tree
+        disk = min(journal.free_space(), tree.free_space())
+        return FreeSpace(disk, journal.reusable(), tree.reusable())
 
     def fail(self, error: KvactorError) -> None:
         """Answer every waiting request with `error`, after a drain has raised."""
@@ -234,7 +244,10 @@ class Owner:
         if store.staging and not store.flushing:
             self._flush()
         limit, memtable = self._settings.memtable_size, store.memtable
-        full = memtable.size >= limit or memtable.grown >= limit * MAX_REWRITES
+        space = self._keys.space
+        rewrites = 1 if space.low else MAX_REWRITES
+        full = memtable.size >= limit or memtable.grown >= limit * rewrites
+        full = full or space.fold_is_large(len(memtable))
         ending = self._stopping and not self.backlog
         if memtable and not store.folding and (full or ending):
             self._fold()
@@ -414,18 +427,56 @@ class Owner:
             memtable_keys=len(store.memtable),
             memtable_bytes=store.memtable.size,
             folded=store.folded,
-            free_space=self._keys.free_space,
+            free_space=self._keys.space.left,
             stalled=self._keys.stalled,
         )
 
     def _flush(self) -> None:
-        journal, post = self._journal, self._post
-        # An estimate until the next tick: each write takes space in the journal and in the tree.
-        self._keys.free_space -= 2 * self._store.staging
-        revisions = self._store.seal()
+        journal, post, store, space = self._journal, self._post, self._store, self._keys.space
+        space.take(store.staging)
+        revisions = store.seal()
         head = revisions[-1].number
-        journal.trim(max(0, min(self._store.folded, head - self._settings.history)) + 1)
-        journal.append(revisions, lambda error: post(Flushed(head, error)))
+        journal.trim(*self._to_forget(head))
+        if space.plenty:
+            journal.append(revisions, lambda error: post(Flushed(head, error)))
+        else:
+            journal.append(revisions, lambda error: post(Flushed(head, error, self._read_space())))
+
+    def _read_space(self) -> FreeSpace | None:
+        try:
+            return self.free_space()
+        except OSError:
+            return None  # the next tick tells of it
+
+    def _note_space(self, reading: FreeSpace | None) -> None:
+        if reading is not None:
+            self._keys.space.note(reading, self._store.flushing_size)
+
+    def _to_forget(self, head: int) -> tuple[int, int, int]:
+        """Return what the journal may forget, as `trim` takes it; if space is low, all folded ones."""
+        folded, settings = self._store.folded, self._settings
+        if self._keys.space.low:
+            return folded + 1, 0, folded
+        return max(0, min(folded, head - settings.history)) + 1, settings.history_size, folded
+
+    def _forget(self) -> None:
+        """Let the journal forget what no append has."""
+        if self._forgetting or self._stopping or not self._keys.has_reserve():
+            return
+        may_forget = self._to_forget(self._store.revision)
+        if may_forget != self._forgotten:
+            self._forgetting, self._forgotten, post = True, may_forget, self._post
+            self._journal.trim(*may_forget)
+            self._journal.forget(lambda more, error: post(Forgot(more, error, self._read_space())))
+
+    def _forgot(self, _: Context, message: Forgot) -> None:
+        if message.error is not None:
+            raise StorageFailed("the journal could not forget history") from message.error
+        self._forgetting = False
+        self._note_space(message.free_space)
+        if message.more:
+            self._forgotten = (0, 0, 0)
+            self._forget()
 
     def _flushed(self, _: Context, message: Flushed) -> None:
         if message.error is not None:
@@ -433,6 +484,9 @@ class Owner:
                 f"the journal could not flush up to revision {message.revision}"
             ) from message.error
         revisions = self._store.apply()
+        self._note_space(message.free_space)
+        if self._keys.space.low:
+            self._forget()
         self.held.release(message.revision)
         for reader in self._feed.publish(revisions):
             self._take(reader)
@@ -445,10 +499,15 @@ class Owner:
         if message.error is not None:
             raise StorageFailed("the tree could not fold the journal in") from message.error
         self._store.drop_frozen()
+        if self._keys.space.low:
+            self._forget()
 
     def _tick(self, context: Context, message: Tick) -> None:
-        if message.free_space is not None:
-            self._keys.free_space = message.free_space
+        self._note_space(message.free_space)
+        self._forget()
+        store = self._store
+        if self._keys.space.low and store.memtable and not store.folding and self._keys.has_reserve():
+            self._fold()
         self._transactions.sweep(context.now)
         self._feed.sweep()
         if not self._sweeping and not self._must_wait(Sweep()):
@@ -456,7 +515,7 @@ class Owner:
 
     def _sweep(self, context: Context, _: Sweep | None = None) -> None:
         self._sweeping = False
-        if self._stopping or not self._keys.writable:
+        if self._stopping or self._keys.stalled or not self._keys.has_reserve(SWEEP_LIMIT):
             return
         self._sweeping = self._keys.sweep(context, SWEEP_LIMIT)
         if self._sweeping:

@@ -4,9 +4,9 @@ The journal is the ordered log of revisions, and the only thing that a write wai
 an ordered map from key to record into which the journal is folded now and then: a cache of the log
 that can be searched. Nothing in the core may assume that the journal is local.
 
-`append`, `fold` and `read` return at once, do their work elsewhere (or on the spot, without a disk),
-and then call `done` from any thread, with the error, or None. At most one append and one fold are
-under way at a time. The owner alone calls the rest.
+`append`, `forget`, `fold` and `read` return at once, do their work elsewhere (or on the spot, without a
+disk), and then call `done` from any thread, with the error, or None. At most one of each is under way
+at a time, but for readings. The owner alone calls the rest.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +16,8 @@ from kvactor.core.records import Entry, Missing, Revision
 from kvactor.core.work import Work
 
 Done = Callable[[BaseException | None], None]
+#: Takes whether there is more to forget.
+ForgetDone = Callable[[bool, BaseException | None], None]
 #: Takes the revisions read; the error is `DataDamaged` if the first revision is damaged.
 ReadDone = Callable[[list[Revision], BaseException | None], None]
 
@@ -47,13 +49,25 @@ class Journal(Protocol):
     def head(self) -> int:
         """Return the newest revision's number; 0 in a new journal."""
 
-    def trim(self, below: int) -> None:
-        """Allow revisions older than `below` to be forgotten, with one of the next appends."""
+    def trim(self, below: int, size: int, folded: int) -> None:
+        """Allow revisions to be forgotten, with the next appends: those older than `below`, and the
+        oldest while all take more than `size` bytes. None newer than `folded` is.
+        """
+
+    def forget(self, done: ForgetDone) -> None:
+        """Forget some of what `trim` allows, without an append: in a commit of its own."""
 
     def free_space(self) -> int:
-        """Return how many bytes can be written before the disk, or the map, is full.
+        """Return how many bytes the file may still grow, on the disk and in the map.
+
+        Any thread may call it.
 
         Raises `OSError` if the disk does not say.
+        """
+
+    def reusable(self) -> int:
+        """Return about how many bytes of the file are free: they are used before it grows. They may be
+        too scattered for a large row. Any thread may call it.
         """
 
     def close(self) -> None:
@@ -98,10 +112,10 @@ class Tree(Protocol):
         """Read from the state that the last fold left."""
 
     def free_space(self) -> int:
-        """Return how many bytes can be written before the disk, or the map, is full.
+        """See `Journal`."""
 
-        Raises `OSError` if the disk does not say.
-        """
+    def reusable(self) -> int:
+        """See `Journal`."""
 
     def close(self) -> None:
         """Wait for operations under way, and release all resources."""

@@ -151,6 +151,25 @@ class Store:
         return self._staging.overlay.size + self._flushing.overlay.size + self.memtable.size
 
     @property
+    def in_flight(self) -> int:
+        """How many bytes, with overhead, are to be written: staged ones into the journal, and all that
+        is not folded into the tree.
+        """
+        frozen = 0 if self._frozen is None else self._frozen.size
+        return self._staging.overlay.size + self.unfolded + frozen
+
+    @property
+    def flushing_size(self) -> int:
+        """How many bytes, with overhead, are in the journal's hands."""
+        return self._flushing.overlay.size
+
+    @property
+    def unfolded_keys(self) -> int:
+        """How many keys are to be folded, those twice that are in two layers."""
+        layers = (self._staging.overlay, self._flushing.overlay, self.memtable, self._frozen)
+        return sum(len(layer) for layer in layers if layer is not None)
+
+    @property
     def flushing(self) -> bool:
         """Are revisions in the journal's hands?"""
         return bool(self._flushing.revisions)

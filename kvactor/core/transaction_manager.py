@@ -172,7 +172,7 @@ class TransactionManager:
             raise NoTransaction("No transaction to commit")
         outermost = transaction.depth == 1
         if outermost and transaction.overlays[0]:
-            self._keys.check_writable()
+            self._keys.check_commit(transaction.overlays[0])
         try:
             # All revisions that it has read are durable before its commit is acknowledged.
             if outermost:

@@ -5,26 +5,40 @@
     journal/  an LMDB environment
     tree/     an LMDB environment
 
-The rule: nothing in the directory is touched before the lock is held and the format is known.
+The rule: nothing in the directory is touched before the lock is held and the format is known. Nobody
+but the user who runs the server may read what is in it, or hold the lock.
 """
 
+import errno
 import fcntl
+import logging
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import lmdb
 import msgspec
 
 from kvactor.core.protocols import Journal, Tree
 from kvactor.errors import DataDamaged, DataDirectoryError, DirectoryInUse, FormatUnsupported
+from kvactor.storage.environment import FILE_MODE
 from kvactor.storage.journal import LmdbJournal
 from kvactor.storage.memory import MemoryJournal, MemoryTree
 from kvactor.storage.tree import LmdbTree
 
+log = logging.getLogger(__name__)
+
 #: The layout's version. Records of format 1 have one checksum, not two; they are read, too.
 FORMAT = 2
 OLDEST_FORMAT = 1
+
+_FOLDER_MODE: Final = 0o700
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+#: The names of what is in the directory.
+_OURS: Final = ("LOCK", "FORMAT", "journal", "tree", "data.mdb", "lock.mdb")
 
 
 class Storage(msgspec.Struct, frozen=True):
@@ -69,7 +83,7 @@ def open_directory(path: Path, map_size: int) -> Storage:
             os.close(lock)
             raise
     except (FileExistsError, NotADirectoryError) as error:
-        at = Path(error.filename)
+        at = Path(error.filename or path)
         file = next((one for one in (at, *at.parents) if one.is_file()), at)
         raise DataDirectoryError(
             f"Cannot use the data directory {path}: {file} is a file and not a directory. "
@@ -89,7 +103,8 @@ def open_directory(path: Path, map_size: int) -> Storage:
 def _make(path: Path) -> None:
     path = path.absolute()
     new = [folder for folder in path.parents if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(_FOLDER_MODE, exist_ok=True)
     # `_open` does so for the directory itself, at every start, because a start may be cut short.
     for folder in new:
         _sync(folder.parent)
@@ -98,7 +113,8 @@ def _make(path: Path) -> None:
 def _open(path: Path, map_size: int, lock: int) -> Storage:
     _check_format(path)
     for part in ("journal", "tree"):
-        (path / part).mkdir(exist_ok=True)
+        (path / part).mkdir(_FOLDER_MODE, exist_ok=True)
+    _tighten(path)
     storage = Storage(LmdbJournal(path / "journal", map_size), LmdbTree(path / "tree", map_size), lock)
     # A new file lasts only once the folder that names it is on disk too.
     for folder in (path / "journal", path / "tree", path, path.absolute().parent):
@@ -106,8 +122,43 @@ def _open(path: Path, map_size: int, lock: int) -> Storage:
     return storage
 
 
+def _tighten(path: Path) -> None:
+    """Take from others what rights they have on what is in the directory, as older versions made it.
+
+    The directory itself may have been made by an administrator, for a group that looks into it: if
+    others may write in it, the log warns.
+    """
+    loose: list[Path] = []
+    for part in (*path.glob("journal/*.mdb"), *path.glob("tree/*.mdb"), *path.iterdir()):
+        mode = part.lstat().st_mode
+        if part.name in _OURS and not stat.S_ISLNK(mode) and mode & _OTHERS:
+            try:
+                part.chmod(_FOLDER_MODE if stat.S_ISDIR(mode) else FILE_MODE)
+            except PermissionError:
+                log.warning("others have rights on %s, and they cannot be taken away", part)
+            else:
+                loose.append(part)
+    if loose:
+        log.info("others had rights on %s and have none any more", ", ".join(map(str, loose)))
+    if path.stat().st_mode & _OTHERS_WRITE:
+        log.warning("others may write in the data directory %s: give it mode 0700", path)
+
+
+def _open_file(file: Path, flags: int) -> int:
+    """Open a file of the directory's own. Raises `DataDirectoryError` if it is a link."""
+    try:
+        return os.open(file, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise DataDirectoryError(
+            f"Cannot use the data directory {file.parent}: {file} is a symbolic link, and none is "
+            "followed here. Remove it, or choose another directory with --data-dir."
+        ) from error
+
+
 def _lock(path: Path) -> int:
-    lock = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    lock = _open_file(path / "LOCK", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -151,7 +202,8 @@ def _check_format(path: Path) -> None:
 
 def _write_format(path: Path) -> None:
     draft = path / "FORMAT.new"
-    with draft.open("w") as out:
+    draft.unlink(missing_ok=True)  # of a start that was cut short
+    with open(_open_file(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as out:
         out.write(f"kvactor {FORMAT}\n")
         out.flush()
         os.fsync(out.fileno())

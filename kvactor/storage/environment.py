@@ -1,9 +1,19 @@
 """LMDB environments, as the journal and the tree open them."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Final
 
 import lmdb
+
+#: Nobody else reads the data.
+FILE_MODE: Final = 0o600
+
+#: LMDB's two meta pages.
+_META_PAGES: Final = 2
+#: The list of free pages has 8 bytes for each, and is written anew beside the old one now and then.
+_LISTED: Final = 128
 
 
 def open_environment(path: Path, map_size: int, max_dbs: int = 0) -> lmdb.Environment:
@@ -12,7 +22,9 @@ def open_environment(path: Path, map_size: int, max_dbs: int = 0) -> lmdb.Enviro
     Sync and metasync stay on, writemap off; `lib_version=0` pins LMDB's 0.9 file format. Raises
     `lmdb.Error` if the file is no such environment.
     """
-    env = lmdb.open(str(path), map_size, max_dbs=max_dbs, max_spare_txns=2, lib_version=0)
+    env = lmdb.open(
+        str(path), map_size, mode=FILE_MODE, max_dbs=max_dbs, max_spare_txns=2, lib_version=0
+    )
     # A file that was cut short is extended with zeros: a read beyond its end would kill the process,
     # and zeros are an error. (Pages that were freed before they were written may be missing
     # in a sound file too.) Never open the file: closing it would drop LMDB's locks.
@@ -29,6 +41,27 @@ def used(env: lmdb.Environment) -> int:
 
 
 def free_space(env: lmdb.Environment) -> int:
-    """Return how many bytes can still be written: of the disk, or of the map if that has less."""
+    """Return how many bytes the file may grow: as the disk has, or the map if that has less."""
     disk = os.statvfs(env.path())
     return min(disk.f_bavail * disk.f_frsize, env.info()["map_size"] - used(env))
+
+
+def size(txn: "lmdb.Transaction[bytes]", database: Any = None) -> int:
+    """Return the bytes of the pages that a database has, as `txn` sees it; None: the main one."""
+    stat = txn.stat() if database is None else txn.stat(database)
+    pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+    return pages * stat["psize"]
+
+
+def reusable(env: lmdb.Environment, databases: Iterable[Any] = ()) -> int:
+    """Return how many bytes of the file are free pages, about: all that no database has.
+
+    LMDB does not tell, but for what its databases have. The list of free pages itself is estimated.
+    Pages that the last two commits have freed, or that a reader still sees, are free only later.
+    """
+    whole = used(env)  # first: commits go on
+    with env.begin() as txn:
+        taken = size(txn) + sum(size(txn, one) for one in databases)
+    page = env.stat()["psize"]
+    free = whole - taken - _META_PAGES * page
+    return max(0, free - free // _LISTED - page)

@@ -2,9 +2,10 @@
 
 The rule: rows only ever follow the head, and a commit is what makes them durable (LMDB's sync and
 metasync stay on). Rows that are not needed any more are deleted in the same commit as an append, so
-that trimming costs no flush of its own.
+that trimming costs no flush of its own; without appends, in commits of their own, piece by piece.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import lmdb
 
 from kvactor.core.feed import take
-from kvactor.core.protocols import Done, ReadDone
+from kvactor.core.protocols import Done, ForgetDone, ReadDone
 from kvactor.core.records import (
     Revision,
     decode_revision,
@@ -21,10 +22,15 @@ from kvactor.core.records import (
     encode_revision_number,
 )
 from kvactor.errors import DataDamaged
-from kvactor.storage.environment import free_space, open_environment
+from kvactor.storage.environment import free_space, open_environment, reusable, size
 
 #: How many more rows an append may delete than it adds.
 _TRIM_AHEAD = 64
+#: How many rows one commit deletes that appends nothing, at most.
+_FORGET_ROWS = 1000
+#: Bytes of rows that one commit deletes, about. Half a million pages are listed as free then, which
+#: takes some milliseconds.
+_FORGET_SIZE = 2 << 30
 
 
 class LmdbJournal:
@@ -40,7 +46,7 @@ class LmdbJournal:
         self._thread = ThreadPoolExecutor(1, "kvactor-journal")
         # Reading old history must hold up no flush. LMDB's readers do not wait for its writer.
         self._reader = ThreadPoolExecutor(1, "kvactor-history")
-        self._below = 0
+        self._below, self._size, self._folded = 0, sys.maxsize, 0
 
     def append(self, revisions: Sequence[Revision], done: Done) -> None:
         """See `Journal`."""
@@ -53,22 +59,34 @@ class LmdbJournal:
             for revision in revisions
         ]
         with self._env.begin(write=True) as txn:
-            self._write(txn.cursor(), rows)
+            self._write(txn, rows)
 
-    def _write(self, cursor: "lmdb.Cursor[bytes]", rows: list[tuple[bytes, bytes]]) -> None:
+    def _write(self, txn: "lmdb.Transaction[bytes]", rows: list[tuple[bytes, bytes]]) -> None:
+        cursor = txn.cursor()
         _, added = cursor.putmulti(rows, append=True)
         if added != len(rows):
             raise DataDamaged(
                 f"The journal in {self._path} holds rows that this process did not write."
             )
-        self._trim(cursor, len(rows) + _TRIM_AHEAD)
+        self._trim(txn, len(rows) + _TRIM_AHEAD)
 
-    def _trim(self, cursor: "lmdb.Cursor[bytes]", limit: int) -> None:
+    def _trim(self, txn: "lmdb.Transaction[bytes]", limit: int) -> bool:
+        """Delete the oldest rows that `trim` allows, at most `limit`; may there be more?"""
+        cursor = txn.cursor()
         below = encode_revision_number(self._below)
+        folded = encode_revision_number(self._folded)
+        taken = size(txn)
+        least = taken - _FORGET_SIZE
         for _ in range(limit):
-            if not cursor.first() or cursor.key() >= below:
-                break
+            if not cursor.first() or (key := cursor.key()) > folded:
+                return False
+            if key >= below and taken <= self._size:
+                return False
             cursor.delete()
+            taken = size(txn)
+            if taken < least:
+                break
+        return True
 
     def replay(self, after: int) -> Iterator[Revision]:
         """See `Journal`."""
@@ -103,13 +121,27 @@ class LmdbJournal:
         except lmdb.Error as error:
             raise DataDamaged(f"The journal in {self._path} cannot be read: {error}.") from error
 
-    def trim(self, below: int) -> None:
+    def trim(self, below: int, size: int, folded: int) -> None:
+        """See `Journal`. The size is that of the rows' pages."""
+        self._below, self._size, self._folded = below, size, folded
+
+    def forget(self, done: ForgetDone) -> None:
         """See `Journal`."""
-        self._below = below
+        future = self._thread.submit(self._forget)
+        future.add_done_callback(lambda future: _report_forgotten(future, done))
+
+    def _forget(self) -> bool:
+        # Without a change, LMDB writes nothing.
+        with self._env.begin(write=True) as txn:
+            return self._trim(txn, _FORGET_ROWS)
 
     def free_space(self) -> int:
         """See `Journal`."""
         return free_space(self._env)
+
+    def reusable(self) -> int:
+        """See `Journal`."""
+        return reusable(self._env)
 
     def close(self) -> None:
         """See `Journal`."""
@@ -121,6 +153,11 @@ class LmdbJournal:
 
 def _report(future: "Future[None]", done: Done) -> None:
     done(future.exception())
+
+
+def _report_forgotten(future: "Future[bool]", done: ForgetDone) -> None:
+    error = future.exception()
+    done(error is None and future.result(), error)
 
 
 def _report_read(future: "Future[list[Revision]]", done: ReadDone) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from sortedcontainers import SortedDict, SortedList
 
 from kvactor.core.feed import take
-from kvactor.core.protocols import Done, ReadDone
+from kvactor.core.protocols import Done, ForgetDone, ReadDone
 from kvactor.core.records import (
     MISSING,
     NEVER,
@@ -29,16 +29,23 @@ class MemoryJournal:
     def __init__(self) -> None:
         self.rows: dict[int, bytes] = {}
         self._head = 0
-        self._below = 0
+        self._taken = 0
+        self._below, self._size, self._folded = 0, sys.maxsize, 0
 
     def append(self, revisions: Sequence[Revision], done: Done) -> None:
         """See `Journal`."""
         for revision in revisions:
-            self.rows[revision.number] = encode_revision(revision)
+            self.rows[revision.number] = row = encode_revision(revision)
+            self._taken += len(row)
         self._head = revisions[-1].number
-        while self.rows and (oldest := next(iter(self.rows))) < self._below:
-            del self.rows[oldest]
+        self._trim()
         done(None)
+
+    def _trim(self) -> None:
+        while (oldest := next(iter(self.rows), self._folded + 1)) <= self._folded:
+            if oldest >= self._below and self._taken <= self._size:
+                break
+            self._taken -= len(self.rows.pop(oldest))
 
     def replay(self, after: int) -> Iterator[Revision]:
         """See `Journal`."""
@@ -59,13 +66,22 @@ class MemoryJournal:
         """See `Journal`."""
         return self._head
 
-    def trim(self, below: int) -> None:
+    def trim(self, below: int, size: int, folded: int) -> None:
+        """See `Journal`. The size is that of the rows."""
+        self._below, self._size, self._folded = below, size, folded
+
+    def forget(self, done: ForgetDone) -> None:
         """See `Journal`."""
-        self._below = below
+        self._trim()
+        done(False, None)
 
     def free_space(self) -> int:
         """See `Journal`."""
         return sys.maxsize
+
+    def reusable(self) -> int:
+        """See `Journal`."""
+        return 0
 
     def close(self) -> None:
         """See `Journal`."""
@@ -130,6 +146,10 @@ class MemoryTree:
     def free_space(self) -> int:
         """See `Tree`."""
         return sys.maxsize
+
+    def reusable(self) -> int:
+        """See `Tree`."""
+        return 0
 
     def close(self) -> None:
         """See `Tree`."""

@@ -29,7 +29,7 @@ from kvactor.core.records import (
 )
 from kvactor.core.work import BYTES, STEP, Work
 from kvactor.errors import RecordDamaged
-from kvactor.storage.environment import free_space, open_environment
+from kvactor.storage.environment import free_space, open_environment, reusable
 
 _NUMBER = Struct(">Q")
 _APPLIED = b"applied"
@@ -136,6 +136,10 @@ class LmdbTree:
     def free_space(self) -> int:
         """See `Tree`."""
         return free_space(self._env)
+
+    def reusable(self) -> int:
+        """See `Tree`."""
+        return reusable(self._env, (self._records, self._expiries, self._meta))
 
     def close(self) -> None:
         """See `Tree`."""

@@ -28,11 +28,12 @@ from kvactor.core.operations import (
     Set,
 )
 from kvactor.core.records import Record, decode, value_of
+from kvactor.core.space import FreeSpace
 from kvactor.settings import Settings
 from tests.core.harness import HeldJournal, OwnerHarness, RecordingReply
 
 ABSENT, PRESENT = Presence.ABSENT, Presence.PRESENT
-TICK = Tick(1 << 40)
+TICK = Tick(FreeSpace(1 << 40))
 DAY = 86_400_000
 IDEMPOTENCY_KEY = IdempotencyKey(b"key", b"print")
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from kvactor.core.memory import UNCOUNTED
-from kvactor.core.messages import Answer, Message
+from kvactor.core.messages import Answer, Message, Tick
 from kvactor.core.owner import Owner
 from kvactor.core.protocols import Done, Journal, ReadDone, Tree
 from kvactor.core.records import Revision
@@ -113,6 +113,21 @@ class HeldJournal(MemoryJournal):
             done([], error)
 
 
+class SmallJournal(MemoryJournal):
+    """A journal on a disk with `free` bytes, and with so many `pages`, bytes too, free in its file."""
+
+    def __init__(self, free: int, pages: int = 0) -> None:
+        super().__init__()
+        self.free = free
+        self.pages = pages
+
+    def free_space(self) -> int:
+        return self.free
+
+    def reusable(self) -> int:
+        return self.pages
+
+
 class HeldTree(MemoryTree):
     """A tree whose folds wait."""
 
@@ -162,6 +177,10 @@ class OwnerHarness:
         reply = self.send(message)
         self.settle()
         return reply
+
+    def tick(self) -> None:
+        """Read the free space, and settle."""
+        self.tell(Tick(self.owner.free_space()))
 
     def tell(self, message: Message[None]) -> None:
         """Give the owner news of the test's own, and settle."""

@@ -26,7 +26,6 @@ from kvactor.core.messages import (
     Presence,
     Rollback,
     Status,
-    Tick,
     TransactionRef,
 )
 from kvactor.core.operations import Delete, DeleteRange, Get, Increment, Operation, Range, Result, Set
@@ -41,7 +40,7 @@ from kvactor.errors import (
     TransactionNotFound,
 )
 from kvactor.settings import Settings
-from tests.core.builders import delete, get, put, scan
+from tests.core.builders import TICK, delete, get, put, scan
 from tests.core.harness import HeldJournal, HeldTree, OwnerHarness, RecordingReply
 from tests.sizes import size
 
@@ -608,7 +607,7 @@ class CoreAgainstModel(RuleBasedStateMachine):
         for transaction in [w for w, one in self.open.items() if self.harness.now >= one.used + IDLE]:
             if isinstance(transaction, str):
                 del self.open[transaction]
-        self.harness.tell(Tick(1 << 40))
+        self.harness.tell(TICK)
         self.write({key: None for key, entry in self.data.items() if entry[1] <= self.harness.now})
 
     @rule(slow=st.booleans())

@@ -4,6 +4,7 @@ The rule: what a process has been told to be durable is there after it dies. Wha
 there whole or not at all, as the seed says; so is what has failed.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
@@ -41,7 +42,7 @@ class Disk:
         self.journal.work.crash()
         self.tree.work.crash()
         self.tree.snapshot()
-        self.journal.trim(0)
+        self.journal.trim(0, sys.maxsize, 0)
 
     @property
     def busy(self) -> bool:

@@ -1,5 +1,6 @@
 """One suite over all implementations of the two protocols."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
@@ -81,13 +82,100 @@ def test_a_journal_replays_what_was_appended_in_order(journal: Journal) -> None:
     assert journal.free_space() > 0
 
 
+def forget(journal: Journal) -> None:
+    """Forget all that may be forgotten, piece by piece."""
+    replies: list[bool] = []
+
+    def once(done: Callable[[BaseException | None], None]) -> None:
+        def forgotten(more: bool, error: BaseException | None) -> None:
+            replies.append(more)
+            done(error)
+
+        journal.forget(forgotten)
+
+    for _ in range(100):
+        assert finished(once) is None
+        if not replies[-1]:
+            return
+    pytest.fail("there is always more to forget")
+
+
+def numbers(journal: Journal) -> list[int]:
+    return [one.number for one in journal.replay(0)]
+
+
 def test_a_journal_forgets_what_may_be_trimmed_with_later_appends(journal: Journal) -> None:
     append(journal, *range(1, 200))
-    journal.trim(150)
+    journal.trim(150, sys.maxsize, 180)
     for number in range(200, 210):
         append(journal, number)
-    assert [one.number for one in journal.replay(0)] == list(range(150, 210))
+    assert numbers(journal) == list(range(150, 210))
     assert journal.head() == 209
+
+
+def test_a_journal_forgets_what_may_be_trimmed_without_an_append(journal: Journal) -> None:
+    append(journal, *range(1, 3000))
+    forget(journal)
+    assert numbers(journal) == list(range(1, 3000))
+    journal.trim(2500, sys.maxsize, 2800)
+    forget(journal)
+    assert numbers(journal) == list(range(2500, 3000))
+    journal.trim(2990, sys.maxsize, 2600)
+    forget(journal)
+    assert numbers(journal) == list(range(2601, 3000))
+    assert journal.head() == 2999
+    append(journal, 3000)
+    assert journal.head() == 3000
+
+
+def append_large(journal: Journal, number: int) -> None:
+    large = Revision(number, 0, ((b"k", records.encode(b"k", bytes(1 << 20), "")),))
+    assert finished(lambda done: journal.append([large], done)) is None
+
+
+@pytest.mark.parametrize("appending", [True, False])
+def test_a_journal_forgets_the_oldest_beyond_a_size_but_nothing_that_is_not_folded(
+    journal: Journal, appending: bool
+) -> None:
+    # One more than ten would have more than eleven megabytes.
+    size, folded = 11 << 20, 25
+    if appending:
+        journal.trim(0, size, folded)
+    for number in range(1, 31):
+        append_large(journal, number)
+    journal.trim(0, size, folded)
+    forget(journal)
+    assert numbers(journal) == list(range(21, 31))
+    journal.trim(0, 0, folded)
+    forget(journal)
+    assert numbers(journal) == list(range(26, 31))
+
+
+def test_the_pages_that_a_journal_has_freed_are_used_again(tmp_path: Path) -> None:
+    journal = LmdbJournal(tmp_path, MAP_SIZE)
+    file = tmp_path / "data.mdb"
+    for number in range(1, 31):
+        append_large(journal, number)
+    grown = file.stat().st_size
+    assert journal.reusable() < 1 << 20
+    journal.trim(31, sys.maxsize, 30)
+    forget(journal)
+    assert grown - (2 << 20) < journal.reusable() < grown
+    for number in range(31, 51):
+        append_large(journal, number)
+    # Pages that a commit has freed are used from the next but one on.
+    assert file.stat().st_size <= grown + (2 << 20)
+    assert journal.reusable() < 12 << 20
+    journal.close()
+
+
+def test_the_pages_that_a_tree_has_freed_are_told(tmp_path: Path) -> None:
+    tree = LmdbTree(tmp_path, MAP_SIZE)
+    fold(tree, {b"%d" % number: record(b"%d" % number, bytes(1 << 20)) for number in range(10)}, 1)
+    assert tree.reusable() < 1 << 20
+    fold(tree, {b"%d" % number: TOMBSTONE for number in range(10)}, 2)
+    assert 10 << 20 < tree.reusable() < 12 << 20
+    tree.close()
 
 
 def test_a_tree_answers_from_its_last_snapshot(tree: Tree) -> None:

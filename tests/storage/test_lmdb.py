@@ -1,7 +1,9 @@
 """What only the storage on a disk can do, and suffer."""
 
+import logging
 import os
 import shutil
+import stat
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -242,3 +244,66 @@ def test_a_reading_that_has_not_begun_when_the_journal_closes_is_dropped(
     journal.read(0, 1, lambda revisions, _: found.append(len(revisions)))
     journal.close()
     assert found == []
+
+
+# -- rights --
+
+
+def modes(path: Path) -> dict[str, int]:
+    """Return the rights of a directory and of all that is in it."""
+    found = [path, *path.rglob("*")]
+    return {str(one.relative_to(path)): stat.S_IMODE(one.lstat().st_mode) for one in found}
+
+
+NAMES = ("LOCK", "FORMAT", "journal/data.mdb", "journal/lock.mdb", "tree/data.mdb", "tree/lock.mdb")
+PRIVATE = dict.fromkeys((".", "journal", "tree"), 0o700) | dict.fromkeys(NAMES, 0o600)
+
+
+def test_nobody_else_may_read_a_new_data_directory_or_anything_in_it(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        open_directory(tmp_path / "data", MAP_SIZE).close()
+    finally:
+        os.umask(before)
+    assert modes(tmp_path / "data") == PRIVATE
+
+
+def test_rights_of_others_on_what_is_in_an_older_directory_are_taken_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    open_directory(data, MAP_SIZE).close()
+    for one in (data, *data.rglob("*")):
+        one.chmod(0o755 if one.is_dir() else 0o644)
+    (data / "notes").touch(0o644)
+    caplog.set_level(logging.INFO)
+    open_directory(data, MAP_SIZE).close()
+    # The directory may be an administrator's, and the file is not ours.
+    assert modes(data) == PRIVATE | {".": 0o755, "notes": 0o644}
+    assert "others had rights on" in caplog.text
+    data.chmod(0o777)
+    open_directory(data, MAP_SIZE).close()
+    assert "give it mode 0700" in caplog.text
+
+
+def test_a_link_in_the_place_of_the_lock_is_refused_and_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("untouched")
+    data = tmp_path / "data"
+    open_directory(data, MAP_SIZE).close()
+    (data / "LOCK").unlink()
+    (data / "LOCK").symlink_to(other)
+    with pytest.raises(DataDirectoryError, match="LOCK is a symbolic link"):
+        open_directory(data, MAP_SIZE)
+    assert other.read_text() == "untouched"
+
+
+def test_a_link_in_the_place_of_the_formats_draft_is_removed_and_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("untouched")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "FORMAT.new").symlink_to(other)
+    open_directory(data, MAP_SIZE).close()
+    assert other.read_text() == "untouched"
+    assert not (data / "FORMAT").is_symlink()

@@ -12,13 +12,13 @@ from kvactor.actor import StoreActor
 from kvactor.api.changes import EncodedRevision
 from kvactor.core import feed
 from kvactor.core.memory import Lease
-from kvactor.core.messages import Tick
 from kvactor.core.records import Revision
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
 from kvactor.storage.memory import MemoryJournal
 from kvactor.web.server import ACCOUNT
 from kvactor.web.v1 import changes as web_changes
+from tests.core.builders import TICK
 from tests.web.conftest import PATIENCE, Answer, Client, Connection, FakeClock, Server, message
 from tests.web.v1.conftest import JSON, TEXT, ask, commit, opened, problem, put
 
@@ -106,7 +106,7 @@ async def test_a_key_that_expires_is_deleted_in_the_feed(
 ) -> None:
     await ask(client, "PUT", "/v1/kv/a?ttl=1", b"1")
     clock.now += 1000
-    asyncio.get_running_loop().call_soon(actor._post, Tick(1 << 40))
+    asyncio.get_running_loop().call_soon(actor._post, TICK)
     got = await page(client, f"since=1&wait={PATIENCE}")
     assert got["revisions"][0]["changes"] == [{"key": "a", "deleted": True}]
     assert got["since"] == 2

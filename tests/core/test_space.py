@@ -1,0 +1,174 @@
+"""Little free space: what is refused, what frees space, and when history is given up."""
+
+from typing import Any
+
+import pytest
+
+from kvactor.core.idempotency import IdempotencyKey
+from kvactor.core.messages import Commit, Message, Open
+from kvactor.core.operations import Delete, DeleteRange, Get, Set
+from kvactor.core.space import PAGE, FreeSpace, Space
+from kvactor.errors import StorageFull
+from kvactor.settings import Settings
+from tests.core.builders import batch, data, delete, put
+from tests.core.harness import HeldJournal, OwnerHarness, SmallJournal
+
+FLOOR = 1 << 20
+SETTINGS = Settings(min_free_space=FLOOR, memtable_size=1 << 20)
+LOW = FLOOR + FLOOR // 4
+
+
+def low(free: int = FLOOR // 2, keys: int = 20, settings: Settings = SETTINGS) -> OwnerHarness:
+    """Return an owner that has keys k0, k1 ... and is told then that `free` bytes are left."""
+    journal = SmallJournal(1 << 40)
+    harness = OwnerHarness(journal, settings=settings)
+    for number in range(keys):
+        harness.send(put(b"k%d" % number))
+    harness.send(Open("t"))
+    harness.settle()
+    journal.free = free
+    harness.tick()
+    return harness
+
+
+DELETIONS: list[Message[Any]] = [
+    delete(b"k0"),
+    delete(b"k0", idempotency_key=IdempotencyKey(b"1", b"")),
+    batch(Delete(b"k0"), DeleteRange(b"k1", b"k2")),
+    batch(Get(b"k0"), Delete(b"k0"), idempotency_key=IdempotencyKey(b"1", b"")),
+]
+
+
+@pytest.mark.parametrize("message", DELETIONS)
+def test_p8_deletions_go_on_below_the_floor_and_end_above_a_quarter_of_it(
+    message: Message[Any],
+) -> None:
+    harness = low()
+    assert isinstance(harness.ask(put(b"a")).error, StorageFull)
+    assert harness.ask(message).error is None
+    assert b"k0" not in data(harness)
+    assert isinstance(low(FLOOR // 4 - 1).ask(message).error, StorageFull)
+
+
+def test_p8_a_transaction_that_only_deletes_commits_below_the_floor() -> None:
+    harness = low()
+    assert harness.ask(delete(b"k0", transaction="t")).error is None
+    assert isinstance(harness.ask(put(b"a", transaction="t")).error, StorageFull)
+    assert harness.ask(Commit("t")).error is None
+    assert b"k0" not in data(harness)
+
+
+def test_p8_a_transaction_that_writes_does_not_commit_below_the_floor() -> None:
+    journal = SmallJournal(1 << 40)
+    harness = OwnerHarness(journal, settings=SETTINGS)
+    harness.ask(put(b"k0"))
+    harness.ask(Open("t"))
+    harness.ask(batch(Set(b"a", b"", ""), Delete(b"k0"), transaction="t"))
+    journal.free = FLOOR // 2
+    harness.tick()
+    assert isinstance(harness.ask(Commit("t")).error, StorageFull)
+    assert set(data(harness)) == {b"k0"}
+
+
+def test_p8_a_large_response_is_not_kept_below_the_floor() -> None:
+    journal = SmallJournal(1 << 40)
+    harness = OwnerHarness(journal, settings=SETTINGS)
+    harness.ask(put(b"k0", b"v" * 20_000))
+    journal.free = FLOOR // 2
+    harness.tick()
+    message = batch(Get(b"k0"), Delete(b"k0"), idempotency_key=IdempotencyKey(b"1", b""))
+    assert isinstance(harness.ask(message).error, StorageFull)
+
+
+def test_p8_a_fold_of_deletions_has_room_on_the_disk() -> None:
+    """Each key may cost a page of the tree, until the old one is free."""
+    free, keys = FLOOR // 2, 200
+    assert keys * PAGE > free - FLOOR // 4
+    harness = low(free, keys)
+    harness.ask(Open("u"))
+    for number in range(keys):
+        assert harness.ask(delete(b"k%d" % number, transaction="u")).error is None
+    assert isinstance(harness.ask(Commit("u")).error, StorageFull)
+    # One by one they are folded in between.
+    for number in range(keys):
+        assert harness.ask(delete(b"k%d" % number)).error is None
+        assert harness.owner._store.unfolded_keys * PAGE <= free // 4
+    assert data(harness) == {}
+
+
+def test_history_is_given_up_before_writes_are_refused() -> None:
+    harness = low(LOW)
+    assert len(harness.journal.rows) == 20
+    harness = low(LOW - 1)
+    # A fold, and then nothing is kept.
+    assert (harness.owner._store.folded, harness.journal.rows) == (20, {})
+    assert harness.ask(put(b"a")).error is None
+
+
+def test_free_pages_of_the_files_count_as_free_space_up_to_a_quarter_of_the_floor_each() -> None:
+    journal = SmallJournal(FLOOR - FLOOR // 4 + 1000, pages=1 << 40)
+    harness = OwnerHarness(journal, settings=SETTINGS)
+    assert harness.ask(put(b"a")).error is None
+    journal.free -= 1001
+    harness.tick()
+    assert isinstance(harness.ask(put(b"a")).error, StorageFull)
+
+
+def test_what_is_written_between_readings_is_subtracted_once_for_the_journal_and_for_the_tree() -> None:
+    journal = HeldJournal()
+    harness = OwnerHarness(journal, settings=SETTINGS)
+    size = 100_000
+    harness.owner._keys.space.note(FreeSpace(FLOOR + 10 * size), 0)
+    written = 0
+    while harness.send(put(b"%d" % written, bytes(size))).error is None and written < 100:
+        written += 1
+    assert written in (4, 5)
+
+
+def test_overwriting_a_key_does_not_add_up() -> None:
+    """Each flush reads the free space again, and the tree gets the newest value only."""
+    journal = SmallJournal(FLOOR + 400_000)
+    harness = OwnerHarness(journal, settings=SETTINGS)
+    for _ in range(100):
+        assert harness.ask(put(b"a", bytes(100_000))).error is None
+
+
+def test_a_start_forgets_what_is_more_than_the_history_without_an_append() -> None:
+    first = OwnerHarness()
+    for number in range(20):
+        first.ask(put(b"k%d" % number))
+    first.owner._fold()
+    first.settle()
+    again = OwnerHarness(first.journal, first.tree, Settings(history=5))
+    again.tick()
+    assert list(first.journal.rows) == list(range(16, 21))
+    again = OwnerHarness(first.journal, first.tree, Settings(history=5, history_size=0))
+    again.tick()
+    assert not first.journal.rows
+
+
+def test_history_is_bounded_by_its_bytes() -> None:
+    harness = OwnerHarness(settings=Settings(history_size=100_000, memtable_size=50_000))
+    for number in range(100):
+        harness.ask(put(b"k%d" % number, bytes(10_000)))
+    harness.tick()
+    assert 5 <= len(harness.journal.rows) <= 15
+    assert harness.journal.head() == 100
+
+
+def test_without_a_floor_nothing_is_refused() -> None:
+    space = Space(0, 0, FreeSpace(0))
+    space.take(1000)
+    assert space.has_room(1000)
+    assert space.has_reserve(1000, 1000)
+    assert not space.low
+
+
+def test_a_tick_forgets_nothing_twice() -> None:
+    harness = low(LOW - 1)
+    forgotten: list[object] = []
+    forget = harness.journal.forget
+    harness.journal.forget = lambda done: (forgotten.append(done), forget(done))
+    for _ in range(3):
+        harness.tick()
+    assert not forgotten

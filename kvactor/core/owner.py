@@ -186,11 +186,10 @@ class Owner:
     @property
     def finished(self) -> bool:
         """Has it been told to stop, and is everything answered, flushed and folded?"""
-        if not self._stopping or self.backlog:
+        if not self._stopping or self.backlog or self._forgetting:
             return False
         store = self._store
-        busy = store.folding or self._forgetting or self._feed.reading
-        return not (store.pending or store.memtable or busy)
+        return not (store.pending or store.folding or store.memtable or self._feed.reading)
 
     @property
     def behind(self) -> bool:
@@ -456,8 +455,8 @@ class Owner:
         """Return what the journal may forget, as `trim` takes it; if space is low, all folded ones."""
         folded, settings = self._store.folded, self._settings
         if self._keys.space.low:
-            return folded + 1, 0, folded
-        return max(0, min(folded, head - settings.history)) + 1, settings.history_size, folded
+            return 0, 0, folded
+        return max(0, head - settings.history) + 1, settings.history_size, folded
 
     def _forget(self) -> None:
         """Let the journal forget what no append has."""

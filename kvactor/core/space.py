@@ -60,7 +60,7 @@ class Space:
     @property
     def low(self) -> bool:
         """Is history given up, to leave writes more?"""
-        return 0 < self._floor and self._disk < self._floor + self._floor // 4
+        return self._floor > 0 and self._disk < self._floor + self._floor // 4
 
     def has_room(self, in_flight: int) -> bool:
         """Are writes allowed, with so many bytes in flight?"""

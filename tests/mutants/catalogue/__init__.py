@@ -1,4 +1,4 @@
-"""All mutants, as data: a file for each promise (P3 and P8 have two), in the order of the promises."""
+"""All mutants, as data: a file for each promise (P3 and P8 have more), in the order of the promises."""
 
 from typing import Final
 
@@ -14,6 +14,7 @@ from tests.mutants.catalogue import (
     p8,
     p8_accounts,
     p8_connections,
+    p8_space,
     p9,
     p10,
 )
@@ -30,6 +31,7 @@ MUTANTS: Final = (
     *p8.MUTANTS,
     *p8_connections.MUTANTS,
     *p8_accounts.MUTANTS,
+    *p8_space.MUTANTS,
     *p9.MUTANTS,
     *p10.MUTANTS,
 )

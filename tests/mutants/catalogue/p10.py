@@ -41,15 +41,15 @@ MUTANTS: Final = (
                 "LmdbJournal._flush",
                 find="""
                     with self._env.begin(write=True) as txn:
-                        self._write(txn.cursor(), rows)
+                        self._write(txn, rows)
                 """,
                 replace="""
                     try:
                         with self._env.begin(write=True) as txn:
-                            self._write(txn.cursor(), rows)
+                            self._write(txn, rows)
                     except lmdb.Error:
                         with self._env.begin(write=True) as txn:
-                            self._write(txn.cursor(), rows)
+                            self._write(txn, rows)
                 """,
             ),
         ),

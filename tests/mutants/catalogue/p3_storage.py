@@ -74,11 +74,16 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/storage/environment.py",
                 "open_environment",
-                find="lmdb.open(str(path), map_size, max_dbs=max_dbs, max_spare_txns=2, lib_version=0)",
+                find="""
+                    lmdb.open(
+                        str(path), map_size, mode=FILE_MODE, max_dbs=max_dbs, max_spare_txns=2,
+                        lib_version=0,
+                    )
+                """,
                 replace="""
                     lmdb.open(
-                        str(path), map_size, max_dbs=max_dbs, max_spare_txns=2, lib_version=0,
-                        sync=False,
+                        str(path), map_size, mode=FILE_MODE, max_dbs=max_dbs, max_spare_txns=2,
+                        lib_version=0, sync=False,
                     )
                 """,
             ),
@@ -125,11 +130,16 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/storage/environment.py",
                 "open_environment",
-                find="lmdb.open(str(path), map_size, max_dbs=max_dbs, max_spare_txns=2, lib_version=0)",
+                find="""
+                    lmdb.open(
+                        str(path), map_size, mode=FILE_MODE, max_dbs=max_dbs, max_spare_txns=2,
+                        lib_version=0,
+                    )
+                """,
                 replace="""
                     lmdb.open(
-                        str(path), map_size, max_dbs=max_dbs, max_spare_txns=2, lib_version=0,
-                        metasync=False,
+                        str(path), map_size, mode=FILE_MODE, max_dbs=max_dbs, max_spare_txns=2,
+                        lib_version=0, metasync=False,
                     )
                 """,
             ),
@@ -143,9 +153,9 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/owner.py",
-                "Owner._flush",
-                find="min(self._store.folded, head - self._settings.history)",
-                replace="head - self._settings.history",
+                "Owner._to_forget",
+                find="self._store.folded",
+                replace="head",
             ),
         ),
         killed_by=(KILLS,),
@@ -157,14 +167,14 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/storage/journal.py",
                 "LmdbJournal._trim",
-                find="cursor.key() >= below",
-                replace="cursor.key() > below",
+                find="encode_revision_number(self._folded)",
+                replace="encode_revision_number(self._folded + 1)",
             ),
         ),
         killed_by=(
             (
                 "tests/storage/test_contract.py::"
-                "test_a_journal_forgets_what_may_be_trimmed_with_later_appends"
+                "test_a_journal_forgets_what_may_be_trimmed_without_an_append"
             ),
             KILLS,
         ),

@@ -195,8 +195,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/owner.py",
                 "Owner._sweep",
-                find="self._stopping or not self._keys.writable",
-                replace="not self._keys.writable",
+                find="self._stopping or self._keys.stalled or not self._keys.has_reserve(SWEEP_LIMIT)",
+                replace="self._keys.stalled or not self._keys.has_reserve(SWEEP_LIMIT)",
             ),
         ),
         killed_by=("tests/core/test_expiry.py",),

@@ -372,7 +372,7 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/owner.py",
                 "Owner._write",
-                find="memtable.size >= limit or memtable.grown >= limit * MAX_REWRITES",
+                find="memtable.size >= limit or memtable.grown >= limit * rewrites",
                 replace="memtable.size >= limit",
             ),
         ),

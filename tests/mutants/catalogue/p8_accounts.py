@@ -52,9 +52,9 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/keyspace.py",
                 "Keyspace.write",
-                find="self.check_writable()",
+                find="self._check_space(transaction, key, entry)",
                 replace="""
-                    self.check_writable()
+                    self._check_space(transaction, key, entry)
                     context.charge(2 * WRITE)
                 """,
             ),

@@ -253,8 +253,8 @@ class Stopping(KvactorError):
 
 
 class StorageFull(KvactorError):
-    """Is raised by writes while less than `min_free_space` is free; by deletions only below a quarter of
-    it. Nothing was done; reads go on.
+    """Is raised by writes while less than `min_free_space` is free, by deletions only while less than a
+    quarter of it is. Nothing was done; reads go on.
     """
 
     code = "storage_full"

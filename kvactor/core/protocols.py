@@ -51,7 +51,8 @@ class Journal(Protocol):
 
     def trim(self, below: int, size: int, folded: int) -> None:
         """Allow revisions to be forgotten, with the next appends: those older than `below`, and the
-        oldest while all take more than `size` bytes. None newer than `folded` is.
+        oldest while all take more than `size` bytes. None newer than `folded` is, nor
+        the newest: it tells where the journal ends.
         """
 
     def forget(self, done: ForgetDone) -> None:

@@ -75,10 +75,11 @@ class LmdbJournal:
         cursor = txn.cursor()
         below = encode_revision_number(self._below)
         folded = encode_revision_number(self._folded)
+        newest = cursor.key() if cursor.last() else b""
         taken = size(txn)
         least = taken - _FORGET_SIZE
         for _ in range(limit):
-            if not cursor.first() or (key := cursor.key()) > folded:
+            if not cursor.first() or (key := cursor.key()) > folded or key == newest:
                 return False
             if key >= below and taken <= self._size:
                 return False

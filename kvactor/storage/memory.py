@@ -42,7 +42,8 @@ class MemoryJournal:
         done(None)
 
     def _trim(self) -> None:
-        while (oldest := next(iter(self.rows), self._folded + 1)) <= self._folded:
+        end = min(self._folded, self._head - 1)
+        while (oldest := next(iter(self.rows), end + 1)) <= end:
             if oldest >= self._below and self._taken <= self._size:
                 break
             self._taken -= len(self.rows.pop(oldest))

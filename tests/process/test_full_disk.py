@@ -113,7 +113,6 @@ def test_a_disk_that_is_nearly_full_is_read_and_when_there_is_room_it_is_written
         while (status := client.set(f"key{written}", "." * 10_000).status) == 200:
             written += 1
         assert (status, written > 50) == (507, True)
-        assert client.delete("key0").status == 507
         assert all(client.get(f"key{number}").status == 200 for number in range(written))
         assert client.ask("GET", "/v1/kv").status == 200
         ballast.unlink()
@@ -121,6 +120,70 @@ def test_a_disk_that_is_nearly_full_is_read_and_when_there_is_room_it_is_written
     assert server.stop() == 0
     assert "ERROR" not in server.log
     assert len(contents(disk.path / "data").records) == written + 1
+
+
+# -- no trap --
+
+
+def overwrite(client: Client, times: int) -> list[int]:
+    return [client.set("key", "." * 100_000).status for _ in range(times)]
+
+
+def test_a_key_that_is_overwritten_fills_no_disk(
+    start: Start, disk: Disk, on_disk: tuple[str, str]
+) -> None:
+    server = start(*on_disk, "--min-free-space", str(2 * MiB), "--memtable-size", "500000")
+    with Client(server) as client:
+        # 20 MB on a disk of 6: the history is given up.
+        assert overwrite(client, 200) == [200] * 200
+        changes = client.ask("GET", "/v1/changes?since=0")
+        assert (changes.status, changes.body["code"]) == (410, "history_gone")
+    assert server.stop() == 0
+    assert "ERROR" not in server.log
+
+
+@pytest.mark.parametrize("history", ["0", "100000"])
+def test_a_disk_that_history_has_filled_is_written_again_after_a_restart(
+    start: Start, disk: Disk, on_disk: tuple[str, str], history: str
+) -> None:
+    server = start(*on_disk, "--min-free-space", "0", "--memtable-size", "200000")
+    with Client(server) as client:
+        free = 2 * MiB
+        while client.ask("GET", "/v1/status").body["storage"]["free_bytes"] >= free:
+            client.set("key", "." * 100_000)
+    assert server.stop() == 0
+    small = ("--min-free-space", str(free), "--memtable-size", "200000", "--history", history)
+    server = start(*on_disk, *small)
+    with Client(server) as client:
+        until(lambda: client.set("key", "value").status == 200, "a write")
+        assert overwrite(client, 100) == [200] * 100
+    assert server.stop() == 0
+
+
+def test_a_full_disk_is_emptied_by_deletions_and_filled_again(
+    start: Start, disk: Disk, on_disk: tuple[str, str]
+) -> None:
+    server = start(*on_disk, "--min-free-space", str(2 * MiB), "--memtable-size", "200000")
+
+    def fill(client: Client) -> int:
+        written = 0
+        while client.set(f"key{written}", "." * 10_000).status == 200:
+            written += 1
+        return written
+
+    with Client(server) as client:
+        first = fill(client)
+        assert first > 50
+        assert client.ask("DELETE", "/v1/kv?prefix=key").status == 200
+        until(lambda: client.set("other", "value").status == 200, "a write")
+        again = 0
+        while again < first // 2:
+            again = max(again, fill(client))
+        for number in range(first):
+            assert client.delete(f"key{number}").status in {200, 404}
+        until(lambda: client.set("other", "value").status == 200, "a write")
+    assert server.stop() == 0
+    assert "ERROR" not in server.log
 
 
 # -- file descriptors --

@@ -128,6 +128,15 @@ def test_a_journal_forgets_what_may_be_trimmed_without_an_append(journal: Journa
     assert journal.head() == 3000
 
 
+def test_a_journal_never_forgets_its_newest_revision(journal: Journal) -> None:
+    append(journal, *range(1, 200))
+    journal.trim(1000, 0, 1000)
+    forget(journal)
+    assert (numbers(journal), journal.head()) == ([199], 199)
+    append(journal, 200)
+    assert (numbers(journal), journal.head()) == ([200], 200)
+
+
 def append_large(journal: Journal, number: int) -> None:
     large = Revision(number, 0, ((b"k", records.encode(b"k", bytes(1 << 20), "")),))
     assert finished(lambda done: journal.append([large], done)) is None

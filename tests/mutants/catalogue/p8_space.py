@@ -63,6 +63,19 @@ MUTANTS: Final = (
         killed_by=_CORE,
     ),
     Mutant(
+        "p8-the-journal-forgets-where-it-ends",
+        "The newest revision goes, too, once it is folded. The next start finds an empty journal.",
+        edits=(
+            Edit(
+                "kvactor/storage/journal.py",
+                "LmdbJournal._trim",
+                find="key == newest",
+                replace="False",
+            ),
+        ),
+        killed_by=_CONTRACT,
+    ),
+    Mutant(
         "p8-trimming-waits-for-an-append",
         "History goes only with an append. When writes are refused, it stays, and they are refused.",
         edits=(Edit(_OWNER, "Owner._tick", find="self._forget()", replace=""),),

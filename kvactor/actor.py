@@ -141,8 +141,7 @@ class StoreActor:
         self._closed = None
         self._mail = self._loop.create_future()
         self.done = self._loop.create_task(self._run(), name="kvactor-owner")
-        # At once: what is more than the history, or has expired meanwhile, goes.
-        self._loop.call_soon(self._tick)
+        self._loop.call_later(TICK, self._tick)
 
     async def stop(self) -> None:
         """Handle the messages that were accepted, flush and fold. Return when the loop has ended.

@@ -23,9 +23,10 @@ from typing import Any, TypeVar
 
 from kvactor.core.memory import UNCOUNTED, Lease
 from kvactor.core.messages import Answer, Continue, Message, Stop, Tick
-from kvactor.core.owner import Envelope, Owner
+from kvactor.core.owner import Owner
 from kvactor.core.records import NEVER
 from kvactor.core.replies import ReplyTo, deliver
+from kvactor.core.scheduler import Envelope
 from kvactor.core.space import FreeSpace
 from kvactor.errors import KvactorError, OutcomeUnknown, Overloaded, Stopping
 from kvactor.metrics import MeasuredJournal, MeasuredTree, Metrics

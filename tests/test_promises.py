@@ -16,7 +16,7 @@ import pytest
 
 import kvactor
 from kvactor.actor import StoreActor
-from kvactor.core.keyspace import MAX_MEMTABLES
+from kvactor.core.admission import MAX_MEMTABLES
 from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import SHARED, Begin, Commit, Message, Open, Status
 from kvactor.core.owner import Owner

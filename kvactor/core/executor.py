@@ -8,7 +8,8 @@ from types import GeneratorType
 from typing import TypeVar
 
 from kvactor.core import idempotency
-from kvactor.core.keyspace import Context, Keyspace, Page
+from kvactor.core.context import Context, Page
+from kvactor.core.keyspace import Keyspace
 from kvactor.core.memory import SMALL
 from kvactor.core.messages import (
     AUTOCOMMIT,

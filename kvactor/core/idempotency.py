@@ -8,7 +8,8 @@ that is kept, too; together the responses are bounded by `kept`.
 import msgspec
 
 from kvactor.core import records
-from kvactor.core.keyspace import Context, Keyspace
+from kvactor.core.context import Context
+from kvactor.core.keyspace import Keyspace
 from kvactor.core.memory import SMALL
 from kvactor.core.operations import Result
 from kvactor.core.records import HIDDEN, MISSING

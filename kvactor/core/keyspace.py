@@ -8,16 +8,14 @@ key that it has looked up in the store (P6). Its size is bounded (P8).
 from collections.abc import Collection, Iterable
 from itertools import islice
 
-import msgspec
-
 from kvactor.core import records
+from kvactor.core.admission import Admission
 from kvactor.core.conflicts import ConflictIndex
+from kvactor.core.context import Context, Page
 from kvactor.core.kept import KeptResponses
-from kvactor.core.memory import Lease
 from kvactor.core.overlay import Overlay, merge_ranges
 from kvactor.core.priority import MustWait, Priority
 from kvactor.core.records import HIDDEN, MISSING, NEVER, TOMBSTONE, Entry, Missing
-from kvactor.core.space import FreeSpace, Space
 from kvactor.core.store import Change, Staging, Store
 from kvactor.core.transaction import Kind, Transaction
 from kvactor.core.work import (
@@ -30,69 +28,20 @@ from kvactor.core.work import (
     UNLIMITED,
     WRITE,
     Steps,
-    Work,
 )
 from kvactor.errors import (
     InvalidKey,
     RecordDamaged,
-    StorageFull,
     TransactionTooLarge,
     ValueTooLarge,
-    WritesStalled,
 )
 from kvactor.settings import Settings
-
-#: While a memtable is being folded, writes stall once this many times `memtable_size` wait behind it.
-MAX_MEMTABLES = 4
 
 #: Entries that are staged in one step, at most.
 STAGED_PER_STEP = 500
 
 #: Responses kept for idempotency keys that one revision forgets to make room, at most.
 FORGOTTEN_PER_REVISION = 1000
-
-#: Bytes of a response that is kept for a request that only deletes, at most, when writes are refused.
-RESERVED_RESPONSE = 16 * 1024
-
-
-class Context(Work, kw_only=True, gc=False):
-    """The state of one message while it is handled, and its account of work.
-
-    `now` is its time, in milliseconds since the epoch: expiry is judged at it. `depends_on` is the
-    newest revision that its answer depends on; 0: none. `max_result_size` bounds the result of one
-    range, in bytes, and `max_walk` what it walks. `lease` holds what its result takes. `alone`: see
-    `Keyspace.be_alone`. `waited_until` is until when it may wait for a transaction with priority, in
-    milliseconds since the epoch; 0: it has not waited.
-    """
-
-    now: int
-    lease: Lease
-    depends_on: int = 0
-    max_result_size: int = 0
-    max_walk: int = UNLIMITED
-    alone: bool = False
-    waited_until: int = 0
-
-    def depend_on(self, revision: int) -> None:
-        """Note that the answer depends on `revision`."""
-        self.depends_on = max(self.depends_on, revision)
-
-
-class Page(msgspec.Struct, frozen=True):
-    """Keys of a range, in order, with their records.
-
-    `last` is the last key that was walked, if a bound has cut the page short there; None: there is no
-    more. `work` are the units that it has walked.
-    """
-
-    items: list[tuple[bytes, bytes]]
-    last: bytes | None
-    work: int = 0
-
-    @property
-    def more(self) -> bool:
-        """Has a bound cut it short?"""
-        return self.last is not None
 
 
 class Keyspace:
@@ -103,17 +52,16 @@ class Keyspace:
         store: Store,
         conflicts: ConflictIndex[Transaction],
         settings: Settings,
-        free_space: FreeSpace,
+        admission: Admission,
     ) -> None:
         self._store = store
+        self.admission = admission
         self._conflicts = conflicts
         self.settings = settings
         self.priority = Priority(int(settings.priority_wait * 1000), conflicts)
         self._kept = KeptResponses(settings.max_idempotency_size)
         for _, key, size in sorted(store.hidden()):
             self._kept.add(key, size)
-        plenty = 2 * settings.min_free_space + 2 * MAX_MEMTABLES * settings.memtable_size
-        self.space = Space(settings.min_free_space, plenty, free_space)
 
     # -- reading --
 
@@ -262,7 +210,7 @@ class Keyspace:
         Without a transaction, return whether the key is new. Raises `StorageFull`, `WritesStalled`,
         `TransactionTooLarge` and `RequestTooExpensive`.
         """
-        self._check_space(transaction, key, entry)
+        self.admission.check_write(transaction, key, entry)
         context.charge(WRITE + (0 if entry is TOMBSTONE else len(entry) // BYTES))
         if transaction is not None:
             self._check_size(transaction, len(key) + (0 if entry is TOMBSTONE else len(entry)))
@@ -398,72 +346,6 @@ class Keyspace:
         if len(value) > self.settings.max_value_size:
             raise ValueTooLarge(f"A value has at most {self.settings.max_value_size} bytes.")
 
-    @property
-    def stalled(self) -> bool:
-        """Do writes stall, because folds do not keep up with them?"""
-        bound = MAX_MEMTABLES * self.settings.memtable_size
-        return self._store.folding and self._store.unfolded >= bound
-
-    @property
-    def has_room(self) -> bool:
-        """Is there space for writes?"""
-        return self.space.plenty or self.space.has_room(self._store.in_flight)
-
-    def has_reserve(self, keys: int = 0) -> bool:
-        """May space be freed, by a fold, a trimmed journal, or the deletion of so many keys?"""
-        store, space = self._store, self.space
-        return space.plenty or space.has_reserve(2 * store.staging, store.unfolded_keys + keys)
-
-    def check_writable(self) -> None:
-        """Raise `StorageFull` if too little space is free, and `WritesStalled` while writes stall."""
-        if not self.has_room:
-            raise StorageFull(
-                f"Only {max(0, self.space.left)} bytes are free where the data is, some of them for "
-                f"what is not folded yet, and the floor is {self.settings.min_free_space}. Only "
-                "deletions are accepted until there is more; reads go on."
-            )
-        self._check_folds()
-
-    def check_deletable(self, keys: int) -> None:
-        """Raise `StorageFull` if too little space is free even to delete so many keys, and
-        `WritesStalled` while writes stall.
-        """
-        if not self.has_reserve(keys):
-            raise StorageFull(
-                f"Only {max(0, self.space.left)} bytes are free where the data is, too few to delete "
-                f"{keys} keys: a quarter of min_free_space is never used. Free space elsewhere on "
-                "the disk; reads go on."
-            )
-        self._check_folds()
-
-    def check_commit(self, changes: Overlay) -> None:
-        """Raise as `check_writable`, unless all keys are deleted: then as `check_deletable`."""
-        if not self.has_room and deletes(changes):
-            self.check_deletable(len(changes))
-        else:
-            self.check_writable()
-
-    def _check_space(self, transaction: Transaction | None, key: bytes, entry: Entry) -> None:
-        if entry is TOMBSTONE:
-            self.check_deletable(1)
-        elif (
-            key >= HIDDEN
-            and transaction is not None
-            and len(entry) <= RESERVED_RESPONSE
-            and not self.has_room
-            and deletes(transaction.overlays[-1])
-        ):
-            self.check_deletable(2)
-        else:
-            self.check_writable()
-
-    def _check_folds(self) -> None:
-        if self.stalled:
-            raise WritesStalled(
-                f"{self._store.unfolded} bytes of changes wait to be folded into the tree, and at "
-                f"most {MAX_MEMTABLES} times memtable_size may. Nothing was done; try again later."
-            )
-
     def _check_size(self, transaction: Transaction, more: int) -> None:
         size = transaction.size + more
         if size > self.settings.max_transaction_size:
@@ -472,9 +354,3 @@ class Keyspace:
                 "writes and reads."
             )
         transaction.lease.resize(size)
-
-
-def deletes(changes: Overlay) -> bool:
-    """Does it delete keys, and nothing else? Kept responses do not count."""
-    visible = [entry for key, entry in changes.items() if key < HIDDEN]
-    return bool(visible) and all(entry is TOMBSTONE for entry in visible)

@@ -10,7 +10,8 @@ from typing import ClassVar, Generic, TypeVar
 import msgspec
 
 from kvactor.core import records
-from kvactor.core.keyspace import Context, Keyspace, Page
+from kvactor.core.context import Context, Page
+from kvactor.core.keyspace import Keyspace
 from kvactor.core.records import MISSING, NEVER, TOMBSTONE
 from kvactor.core.transaction import Transaction
 from kvactor.core.work import LOOKUP, RANGE, STEP_SIZE, UNLIMITED, WRITE, Steps

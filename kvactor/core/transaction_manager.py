@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 from kvactor.core.conflicts import ConflictIndex
-from kvactor.core.keyspace import Context, Keyspace
+from kvactor.core.context import Context
+from kvactor.core.keyspace import Keyspace
 from kvactor.core.messages import (
     AUTOCOMMIT,
     SHARED,
@@ -172,7 +173,7 @@ class TransactionManager:
             raise NoTransaction("No transaction to commit")
         outermost = transaction.depth == 1
         if outermost and transaction.overlays[0]:
-            self._keys.check_commit(transaction.overlays[0])
+            self._keys.admission.check_commit(transaction.overlays[0])
         try:
             # All revisions that it has read are durable before its commit is acknowledged.
             if outermost:

@@ -8,7 +8,7 @@ import pytest
 from kvactor.api.batch import BatchBody, BatchCheck
 from kvactor.api.operations import AnyOp, to_json
 from kvactor.core import records
-from kvactor.core.keyspace import Page
+from kvactor.core.context import Page
 from kvactor.core.messages import Check, Presence
 from kvactor.core.operations import Delete, DeleteRange, Get, Increment, Operation, Range, Set
 from kvactor.errors import InvalidRequest

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from kvactor.core.context import Page
 from kvactor.core.idempotency import IdempotencyKey
-from kvactor.core.keyspace import Page
 from kvactor.core.messages import (
     AUTOCOMMIT,
     Batch,

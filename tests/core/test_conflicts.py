@@ -22,7 +22,7 @@ from kvactor.core.conflicts import (
     ConflictIndex,
     ReadSet,
 )
-from kvactor.core.keyspace import Context
+from kvactor.core.context import Context
 from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import Commit, Drop, Message, Open
 from kvactor.core.owner import CLEANED_PER_DRAIN

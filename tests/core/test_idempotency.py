@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from kvactor.core.context import Page
 from kvactor.core.idempotency import IdempotencyKey
-from kvactor.core.keyspace import Page
 from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import (
     AUTOCOMMIT,

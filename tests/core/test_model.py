@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kvactor.core.keyspace import Page
+from kvactor.core.context import Page
 from kvactor.core.messages import (
     AUTOCOMMIT,
     SHARED,

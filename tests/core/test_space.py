@@ -123,7 +123,7 @@ def test_what_is_written_between_readings_is_subtracted_once_for_the_journal_and
     journal = HeldJournal()
     harness = OwnerHarness(journal, settings=SETTINGS)
     size = 100_000
-    harness.owner._keys.space.note(FreeSpace(FLOOR + 10 * size), 0)
+    harness.owner._admission.space.note(FreeSpace(FLOOR + 10 * size), 0)
     written = 0
     while harness.send(put(b"%d" % written, bytes(size))).error is None and written < 100:
         written += 1
@@ -142,7 +142,7 @@ def test_a_start_forgets_what_is_more_than_the_history_without_an_append() -> No
     first = OwnerHarness()
     for number in range(20):
         first.ask(put(b"k%d" % number))
-    first.owner._fold()
+    first.owner._writer._fold()
     first.settle()
     again = OwnerHarness(first.journal, first.tree, Settings(history=5))
     again.tick()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kvactor.core.keyspace import MAX_MEMTABLES
+from kvactor.core.admission import MAX_MEMTABLES
 from kvactor.core.messages import SHARED, Begin, Check, Commit, Inspect, Message, Open, Rollback, Status
 from kvactor.core.operations import Delete, Get, Increment, Range, Set
 from kvactor.errors import WritesStalled

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvactor.core import keyspace, owner
+from kvactor.core import keyspace, scheduler
 from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import Commit, Message, Open, Stop
 from kvactor.core.operations import DeleteRange, Get, Increment, Range, Set
@@ -20,8 +20,8 @@ MANY = [b"k%03d" % number for number in range(100)]
 
 @pytest.fixture(autouse=True)
 def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owner, "STEP_SIZE", 20)
-    monkeypatch.setattr(owner, "DRAIN_SIZE", 400)
+    monkeypatch.setattr(scheduler, "STEP_SIZE", 20)
+    monkeypatch.setattr(scheduler, "DRAIN_SIZE", 400)
     monkeypatch.setattr(keyspace, "STAGED_PER_STEP", 10)
 
 
@@ -63,7 +63,7 @@ def test_a_long_batch_is_one_revision_and_nobody_sees_half_of_it() -> None:
 def test_a_step_that_takes_all_of_a_drain_leaves_time_for_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(owner, "DRAIN_SIZE", 1)
+    monkeypatch.setattr(scheduler, "DRAIN_SIZE", 1)
     harness = OwnerHarness()
     reply = begun(harness, committed(harness))
     read = harness.send(get(b"a"))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvactor.actor import wall_clock
-from kvactor.core.keyspace import Page
+from kvactor.core.context import Page
 from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import Execute, Message, Status
 from kvactor.core.operations import Range

@@ -10,7 +10,7 @@ import msgspec
 from kvactor import errors
 from kvactor.api.keys import DeleteQuery, Items, ScanQuery, Written, bounds
 from kvactor.api.values import item
-from kvactor.core.keyspace import Page
+from kvactor.core.context import Page
 from kvactor.core.memory import SMALL
 from kvactor.core.messages import AUTOCOMMIT, Answer, Batch, BatchResponse, Execute, TransactionRef
 from kvactor.core.operations import DeleteRange, Range

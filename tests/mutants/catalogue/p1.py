@@ -61,8 +61,8 @@ MUTANTS: Final = (
         "The journal's thread applies a flush and answers its askers. That saves a turn of the loop.",
         edits=(
             Edit(
-                "kvactor/core/owner.py",
-                "Owner._flush",
+                "kvactor/core/writer.py",
+                "Writer._flush",
                 find="post(Flushed(head, error))",
                 replace="self._flushed(Flushed(head, error))",
             ),

@@ -14,8 +14,8 @@ MUTANTS: Final = (
         "A failed flush is logged, and its writers are answered as if it had succeeded.",
         edits=(
             Edit(
-                "kvactor/core/owner.py",
-                "Owner._flushed",
+                "kvactor/core/writer.py",
+                "Writer.flushed",
                 find="""
                     raise StorageFailed(
                         f"the journal could not flush up to revision {message.revision}"
@@ -63,8 +63,8 @@ MUTANTS: Final = (
         "A failed fold is logged. What it should fold is read from the tree, which does not have it.",
         edits=(
             Edit(
-                "kvactor/core/owner.py",
-                "Owner._folded",
+                "kvactor/core/writer.py",
+                "Writer.folded",
                 find='raise StorageFailed("the tree could not fold the journal in") from message.error',
                 replace='log.error("the tree could not fold the journal in: %s", message.error)',
             ),
@@ -160,8 +160,8 @@ MUTANTS: Final = (
         "The owner tells an unexpected exception to its asker and goes on, in an unknown state.",
         edits=(
             Edit(
-                "kvactor/core/owner.py",
-                "Owner._handle",
+                "kvactor/core/scheduler.py",
+                "Scheduler._handle",
                 find="""
                     except KvactorError as error:
                         self._finish(context, envelope, error)

@@ -66,7 +66,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/owner.py",
-                "Owner._finish",
+                "Owner._answer",
                 find="Answer(durable, result, context.now)",
                 replace="Answer(self._store.head, result, context.now)",
             ),
@@ -95,12 +95,12 @@ MUTANTS: Final = (
         "test of concurrency sees it, because one owner hides it.",
         edits=(
             Edit(
-                "kvactor/core/owner.py",
-                "Owner._flush",
-                find="journal.append(revisions, lambda error: post(Flushed(head, error)))",
+                "kvactor/core/writer.py",
+                "Writer._flush",
+                find="self._journal.append(revisions, lambda error: post(Flushed(head, error)))",
                 replace="""
-                    self.held.release(head)
-                    journal.append(revisions, lambda error: post(Flushed(head, error)))
+                    post(Flushed(head))
+                    self._journal.append(revisions, lambda error: None)
                 """,
             ),
         ),
@@ -143,26 +143,22 @@ MUTANTS: Final = (
             ),
             Edit(
                 "kvactor/core/owner.py",
-                "Owner._flush",
-                find="journal.append(revisions, lambda error: post(Flushed(head, error)))",
+                "Owner.drain",
+                find="self._writer.write(last=self._stopping and not scheduler.backlog)",
                 replace="""
-                    journal.append(revisions, lambda error: post(Flushed(head, error)))
-                    for reader in self._feed.publish(revisions):
-                        self._take(reader)
+                    appended = self._store.flushing
+                    self._writer.write(last=self._stopping and not scheduler.backlog)
+                    if self._store.flushing and not appended:
+                        for reader in self._feed.publish(self._store._flushing.revisions):
+                            self._scheduler.take(reader)
                 """,
-            ),
-            Edit(
-                "kvactor/core/owner.py",
-                "Owner._flushed",
-                find="revisions = self._store.apply()",
-                replace="self._store.apply()",
             ),
             Edit(
                 "kvactor/core/owner.py",
                 "Owner._flushed",
                 find="""
                     for reader in self._feed.publish(revisions):
-                        self._take(reader)
+                        self._scheduler.take(reader)
                 """,
                 replace="",
             ),

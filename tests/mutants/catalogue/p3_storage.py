@@ -58,8 +58,8 @@ MUTANTS: Final = (
         "a kill, recovery skips what the journal was flushing.",
         edits=(
             Edit(
-                "kvactor/core/owner.py",
-                "Owner._fold",
+                "kvactor/core/writer.py",
+                "Writer._fold",
                 find="self._store.revision",
                 replace="self._store.head",
             ),
@@ -152,8 +152,8 @@ MUTANTS: Final = (
         "journal has.",
         edits=(
             Edit(
-                "kvactor/core/owner.py",
-                "Owner._to_forget",
+                "kvactor/core/writer.py",
+                "Writer._may_forget",
                 find="self._store.folded",
                 replace="head",
             ),

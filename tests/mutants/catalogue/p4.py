@@ -18,7 +18,7 @@ MUTANTS: Final = (
                 "Owner._stop",
                 find="""
                     for reader in self._feed.release():
-                        self._take(reader)
+                        self._scheduler.take(reader)
                 """,
                 replace="",
             ),
@@ -36,10 +36,10 @@ MUTANTS: Final = (
         "get no answer.",
         edits=(
             Edit(
-                "kvactor/core/owner.py",
-                "Owner.finished",
-                find="store.pending or store.folding or store.memtable or self._feed.reading",
-                replace="store.folding or store.memtable or self._feed.reading",
+                "kvactor/core/writer.py",
+                "Writer.idle",
+                find="store.pending",
+                replace="False",
             ),
         ),
         killed_by=("tests/test_promises.py::test_p4_a_stop_waits_for_the_flush_of_what_was_accepted",),
@@ -195,8 +195,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/owner.py",
                 "Owner._sweep",
-                find="self._stopping or self._keys.stalled or not self._keys.has_reserve(SWEEP_LIMIT)",
-                replace="self._keys.stalled or not self._keys.has_reserve(SWEEP_LIMIT)",
+                find="self._stopping",
+                replace="False",
             ),
         ),
         killed_by=("tests/core/test_expiry.py",),

@@ -52,13 +52,13 @@ MUTANTS: Final = (
         "under load.",
         edits=(
             Edit(
-                "kvactor/core/owner.py",
-                "Owner.drain",
-                find="self._take(envelope)",
+                "kvactor/core/scheduler.py",
+                "Scheduler.run",
+                find="self.take(envelope)",
                 replace="""
                     if envelope[1] is not None and envelope[1].done():
                         continue
-                    self._take(envelope)
+                    self.take(envelope)
                 """,
             ),
         ),

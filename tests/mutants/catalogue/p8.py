@@ -370,10 +370,10 @@ MUTANTS: Final = (
         "journal is never trimmed.",
         edits=(
             Edit(
-                "kvactor/core/owner.py",
-                "Owner._write",
-                find="memtable.size >= limit or memtable.grown >= limit * rewrites",
-                replace="memtable.size >= limit",
+                "kvactor/core/writer.py",
+                "Writer._is_full",
+                find="memtable.grown >= limit * rewrites",
+                replace="False",
             ),
         ),
         killed_by=(
@@ -385,9 +385,9 @@ MUTANTS: Final = (
         "Writes are accepted without a bound while a fold is under way.",
         edits=(
             Edit(
-                "kvactor/core/keyspace.py",
-                "Keyspace.stalled",
-                find="self._store.folding and self._store.unfolded >= bound",
+                "kvactor/core/admission.py",
+                "Admission.stalled",
+                find="self._store.folding and self._store.unfolded >= self._max_unfolded",
                 replace="False",
             ),
         ),

@@ -52,9 +52,9 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/keyspace.py",
                 "Keyspace.write",
-                find="self._check_space(transaction, key, entry)",
+                find="self.admission.check_write(transaction, key, entry)",
                 replace="""
-                    self._check_space(transaction, key, entry)
+                    self.admission.check_write(transaction, key, entry)
                     context.charge(2 * WRITE)
                 """,
             ),
@@ -179,8 +179,8 @@ MUTANTS: Final = (
         "What a step of a long message walks counts as the drain's. A long step starves all others.",
         edits=(
             Edit(
-                "kvactor/core/owner.py",
-                "Owner.drain",
+                "kvactor/core/scheduler.py",
+                "Scheduler.run",
                 find="""
                     if self._running is not None:
                         self._step(self._running)
@@ -201,8 +201,8 @@ MUTANTS: Final = (
         "write has.",
         edits=(
             Edit(
-                "kvactor/core/owner.py",
-                "Owner._must_wait",
+                "kvactor/core/scheduler.py",
+                "Scheduler.must_wait",
                 find="running.context.alone and reads_staged(message)",
                 replace="False",
             ),

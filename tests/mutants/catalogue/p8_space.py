@@ -6,7 +6,7 @@ from tests.mutants.edits import Edit
 from tests.mutants.mutant import Mutant
 
 _SPACE: Final = "kvactor/core/space.py"
-_OWNER: Final = "kvactor/core/owner.py"
+_WRITER: Final = "kvactor/core/writer.py"
 _CORE: Final = ("tests/core/test_space.py",)
 _CONTRACT: Final = ("tests/storage/test_contract.py",)
 
@@ -29,8 +29,8 @@ MUTANTS: Final = (
         "Deletions need as much space as all other writes. A full disk cannot be emptied.",
         edits=(
             Edit(
-                "kvactor/core/keyspace.py",
-                "Keyspace._check_space",
+                "kvactor/core/admission.py",
+                "Admission.check_write",
                 find="self.check_deletable(1)",
                 replace="self.check_writable()",
             ),
@@ -78,13 +78,13 @@ MUTANTS: Final = (
     Mutant(
         "p8-trimming-waits-for-an-append",
         "History goes only with an append. When writes are refused, it stays, and they are refused.",
-        edits=(Edit(_OWNER, "Owner._tick", find="self._forget()", replace=""),),
+        edits=(Edit(_WRITER, "Writer.tick", find="self._forget()", replace=""),),
         killed_by=_CORE,
     ),
     Mutant(
         "p8-history-is-kept-when-space-is-low",
         "History is kept until the disk is full of it.",
-        edits=(Edit(_OWNER, "Owner._to_forget", find="self._keys.space.low", replace="False"),),
+        edits=(Edit(_WRITER, "Writer._may_forget", find="self._space.low", replace="False"),),
         killed_by=_CORE,
     ),
     Mutant(
@@ -92,10 +92,10 @@ MUTANTS: Final = (
         "A fold waits until the memtable is full. Its copies of pages need more than is left.",
         edits=(
             Edit(
-                _OWNER,
-                "Owner._write",
-                find="full or space.fold_is_large(len(memtable))",
-                replace="full",
+                _WRITER,
+                "Writer._is_full",
+                find="self._space.fold_is_large(len(memtable))",
+                replace="False",
             ),
         ),
         killed_by=_CORE,

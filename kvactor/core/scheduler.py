@@ -1,0 +1,221 @@
+"""The scheduler: which message is handled next, and how far, so that none keeps others waiting.
+
+The rule: messages are handled in the order in which they came while a drain has time for them. What is
+left waits for its turn among the clients. A long message takes steps, one in each drain, and others are
+handled between them. A message waits, too, for one that must be alone or is in the same transaction,
+and for a transaction with priority.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import GeneratorType
+from typing import Any
+
+import msgspec
+
+from kvactor.core.context import Context
+from kvactor.core.keyspace import Keyspace
+from kvactor.core.memory import Lease
+from kvactor.core.messages import AUTOCOMMIT, Message, Open, is_long, reads_staged
+from kvactor.core.priority import MustWait
+from kvactor.core.records import NEVER
+from kvactor.core.replies import ReplyTo
+from kvactor.core.turns import FlowKey, Turns
+from kvactor.core.work import STEP_SIZE, UNLIMITED, Steps
+from kvactor.errors import KvactorError
+
+#: Units of work of one drain, about: then the actor looks for new messages, and continues.
+DRAIN_SIZE = 5000
+
+#: A message, where its answer goes (None for the owner's own messages), and what the answer holds.
+Envelope = tuple[Message[Any], ReplyTo | None, Lease]
+
+#: A message that waits, and the time until which it may wait for a transaction with priority; 0: it has
+#: not waited for one.
+_Waiting = tuple[Envelope, int]
+
+#: Handles a message of its type; a generator takes steps.
+Handler = Callable[[Context, Any], Any]
+
+
+class _Running(msgspec.Struct, gc=False):
+    """A message that takes several steps, and is under way."""
+
+    envelope: Envelope
+    context: Context
+    steps: Steps[Any]
+
+    @property
+    def message(self) -> Message[Any]:
+        return self.envelope[0]
+
+
+def _flow(envelope: Envelope) -> FlowKey:
+    return envelope[2].client, is_long(envelope[0])
+
+
+class Scheduler:
+    """Gives messages to their `handlers`, by type, and outcomes, values or errors, to `answer`.
+
+    `keys` are where messages are alone, and where a transaction has priority. A message of a client's
+    may walk `max_work` units.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[type, Handler],
+        answer: Callable[[Context, Message[Any], ReplyTo, Lease, Any], None],
+        keys: Keyspace,
+        max_work: int,
+    ) -> None:
+        self._handlers = handlers
+        self._answer = answer
+        self._keys = keys
+        self._max_work = max_work
+        self._now = 0
+        #: messages that wait for their turn
+        self._turns = Turns[_Waiting]()
+        self._running: _Running | None = None
+        #: messages that wait for the one that is under way
+        self._behind: list[_Waiting] = []
+        #: messages that wait for the transaction with priority, in the order in which they came
+        self._parked: list[_Waiting] = []
+        #: units of work of this drain
+        self._spent = 0
+
+    def run(self, now: int, envelopes: Iterable[Envelope]) -> None:
+        """Handle new messages, and those that wait, while there is time."""
+        self._now = now
+        if self._running is not None:
+            self._step(self._running)
+        # Of the messages; the one that is under way has had its step.
+        self._spent = 0
+        for envelope in envelopes:
+            self.take(envelope)
+        if self._parked:
+            self._unpark()
+        while self._turns and self._spent < DRAIN_SIZE:
+            self._handle(*self._turns.next())
+
+    @property
+    def unfinished(self) -> bool:
+        """Is there something to do at once?"""
+        return bool(self._turns) or self._running is not None
+
+    @property
+    def backlog(self) -> int:
+        """How many messages wait for their turn, or are under way."""
+        waiting = len(self._turns) + len(self._behind) + len(self._parked)
+        return waiting + (self._running is not None)
+
+    @property
+    def wake_at(self) -> int:
+        """When it has something to do, in milliseconds since the epoch; NEVER: it has nothing."""
+        if not self._parked:
+            return NEVER
+        return min(self._keys.priority.until, *(until for _, until in self._parked))
+
+    def take_all(self) -> list[Envelope]:
+        """Return all messages that are not answered: the owner has failed."""
+        waiting = [one for one, _ in (*self._turns.take_all(), *self._behind, *self._parked)]
+        if self._running is not None:
+            waiting.append(self._running.envelope)
+        return waiting
+
+    def take(self, envelope: Envelope) -> None:
+        """Handle a message now if there is time for it, or else let it wait for its turn."""
+        if envelope[1] is None or (self._spent < DRAIN_SIZE and not self._turns):
+            self._handle(envelope)
+        else:
+            self._turns.add(_flow(envelope), (envelope, 0))
+
+    def must_wait(self, message: Message[Any]) -> bool:
+        """Does a message wait for the one that is under way?"""
+        running = self._running
+        if running is None:
+            return False
+        if running.context.alone and reads_staged(message):
+            return True
+        ref = getattr(message, "transaction", AUTOCOMMIT)
+        return ref is not AUTOCOMMIT and ref == getattr(running.message, "transaction", AUTOCOMMIT)
+
+    def _unpark(self) -> None:
+        """Let messages have their turn that have waited long enough for the transaction with priority;
+        when that has ended, all writes, and the first that wants to open one.
+        """
+        free = not self._keys.priority.held(self._now)
+        parked, self._parked = self._parked, []
+        for envelope, until in parked:
+            message, reply, _ = envelope
+            opens = isinstance(message, Open)
+            if opens and reply is not None and reply.done():
+                continue  # nobody learns its id
+            if free or self._now >= until:
+                free = free and not opens
+                self._turns.add(_flow(envelope), (envelope, until))
+            else:
+                self._parked.append((envelope, until))
+
+    def _handle(self, envelope: Envelope, waited_until: int = 0) -> None:
+        message, reply, lease = envelope
+        if self.must_wait(message):
+            self._behind.append((envelope, waited_until))
+            return
+        limit = UNLIMITED if reply is None else self._max_work
+        context = Context(limit, 0, STEP_SIZE, now=self._now, lease=lease, waited_until=waited_until)
+        try:
+            result = self._handlers[type(message)](context, message)
+        except KvactorError as error:
+            self._finish(context, envelope, error)
+            return
+        except MustWait as wait:
+            self._parked.append((envelope, wait.until))
+            return
+        if not isinstance(result, GeneratorType):
+            self._finish(context, envelope, result)
+        elif self._running is None:
+            self._step(_Running(envelope, context, result))
+        else:
+            self._behind.append((envelope, waited_until))  # it has not begun
+
+    def _step(self, running: _Running) -> None:
+        """Take the next step of a message that takes several."""
+        context, before = running.context, running.context.spent
+        if not context.alone:
+            context.now = self._now
+        self._running = running
+        try:
+            next(running.steps)
+        except StopIteration as end:
+            result = end.value
+        except KvactorError as error:
+            result = error
+        except MustWait as wait:
+            result = wait
+        else:
+            self._charge(running.envelope, context.spent - before)
+            context.step_end = context.spent + STEP_SIZE
+            return
+        self._running = None
+        if context.alone:
+            self._keys.end_alone()
+        context.spent -= before
+        if isinstance(result, MustWait):
+            self._charge(running.envelope, context.spent)
+            self._parked.append((running.envelope, result.until))
+        else:
+            self._finish(context, running.envelope, result)
+        behind, self._behind = self._behind, []
+        for waiting in behind:
+            self._turns.add(_flow(waiting[0]), waiting)
+
+    def _finish(self, context: Context, envelope: Envelope, result: Any) -> None:
+        self._charge(envelope, context.spent)
+        message, reply, lease = envelope
+        if reply is not None:
+            self._answer(context, message, reply, lease, result)
+
+    def _charge(self, envelope: Envelope, units: int) -> None:
+        """Charge a message's client, and the drain."""
+        self._spent += units
+        if self._turns:
+            self._turns.charge(_flow(envelope), units)

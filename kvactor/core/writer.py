@@ -1,0 +1,184 @@
+"""The writer: what the owner hands to the journal and to the tree, and when.
+
+The rule: one flush, one fold and one trimming are under way at a time, each ends with a message, and a
+failed one ends the process (P10).
+
+    flush    staged revisions go to the journal as soon as it is free
+    fold     the memtable goes to the tree once it is full, or before a stop
+    forget   the journal trims history that no append has trimmed, with a tick, or when space is low
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kvactor.core.admission import Admission
+from kvactor.core.messages import Flushed, Folded, Forgot, Message
+from kvactor.core.protocols import Journal, StorageFailed, Tree
+from kvactor.core.records import Revision
+from kvactor.core.space import FreeSpace
+from kvactor.core.store import Store
+from kvactor.settings import Settings
+
+#: How often a memtable may be overwritten before it is folded. This bounds the journal.
+MAX_REWRITES = 8
+
+#: There is more to forget than was forgotten.
+_FORGOTTEN_NOTHING = (0, 0, 0)
+
+
+class Writer:
+    """Writes `store` to `journal` and `tree`, as `admission` has space. `post` may be called from any
+    thread.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        tree: Tree,
+        admission: Admission,
+        settings: Settings,
+        post: Callable[[Message[Any]], None],
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._tree = tree
+        self._admission = admission
+        self._space = admission.space
+        self._settings = settings
+        self._post = post
+        self._stopping = False
+        #: whether the journal forgets history
+        self._forgetting = False
+        #: what it was last allowed to forget, and has forgotten
+        self._forgotten = _FORGOTTEN_NOTHING
+
+    @property
+    def idle(self) -> bool:
+        """Is everything flushed and folded?"""
+        store = self._store
+        return not (store.pending or store.folding or store.memtable or self._forgetting)
+
+    @property
+    def behind(self) -> bool:
+        """Is the memtable full again before the last one is folded?"""
+        return self._store.folding and self._store.memtable.size >= self._settings.memtable_size
+
+    def stop(self) -> None:
+        """Forget no more: a stop does not wait for that."""
+        self._stopping = True
+
+    def write(self, *, last: bool) -> None:
+        """Flush and fold, if it is time and neither is under way; `last`: no more will be staged."""
+        store, memtable = self._store, self._store.memtable
+        if store.staging and not store.flushing:
+            self._flush()
+        if memtable and not store.folding and (last or self._is_full()):
+            self._fold()
+
+    def tick(self, reading: FreeSpace | None) -> None:
+        """Take in a reading of the free space, if there is one, and free more if it is low."""
+        self._note_space(reading)
+        self._forget()
+        store = self._store
+        low = self._space.low and self._admission.has_reserve()
+        if low and store.memtable and not store.folding:
+            self._fold()
+
+    # -- flushes --
+
+    def _flush(self) -> None:
+        post, store, space = self._post, self._store, self._space
+        space.take(store.staging)
+        revisions = store.seal()
+        head = revisions[-1].number
+        self._journal.trim(*self._may_forget(head))
+
+        if space.plenty:
+            self._journal.append(revisions, lambda error: post(Flushed(head, error)))
+        else:
+            self._journal.append(
+                revisions, lambda error: post(Flushed(head, error, self._read_space()))
+            )
+
+    def flushed(self, message: Flushed) -> Sequence[Revision]:
+        """Return the revisions that are durable now. Raises `StorageFailed`."""
+        if message.error is not None:
+            raise StorageFailed(
+                f"the journal could not flush up to revision {message.revision}"
+            ) from message.error
+        revisions = self._store.apply()
+        self._note_space(message.free_space)
+        if self._space.low:
+            self._forget()
+        return revisions
+
+    # -- folds --
+
+    def _is_full(self) -> bool:
+        limit, memtable = self._settings.memtable_size, self._store.memtable
+        rewrites = 1 if self._space.low else MAX_REWRITES
+        return (
+            memtable.size >= limit
+            or memtable.grown >= limit * rewrites
+            or self._space.fold_is_large(len(memtable))
+        )
+
+    def _fold(self) -> None:
+        post = self._post
+        self._tree.fold(self._store.freeze(), self._store.revision, lambda error: post(Folded(error)))
+
+    def folded(self, message: Folded) -> None:
+        """Take note of the end of a fold. Raises `StorageFailed`."""
+        if message.error is not None:
+            raise StorageFailed("the tree could not fold the journal in") from message.error
+        self._store.drop_frozen()
+        if self._space.low:
+            self._forget()
+
+    # -- history --
+
+    def _may_forget(self, head: int) -> tuple[int, int, int]:
+        """Return what the journal may forget, as `trim` takes it; if space is low, all folded ones."""
+        folded, settings = self._store.folded, self._settings
+        if self._space.low:
+            return 0, 0, folded
+        return max(0, head - settings.history) + 1, settings.history_size, folded
+
+    def _forget(self) -> None:
+        """Let the journal forget what no append has."""
+        if self._forgetting or self._stopping or not self._admission.has_reserve():
+            return
+        may_forget = self._may_forget(self._store.revision)
+        if may_forget != self._forgotten:
+            self._forgetting, self._forgotten, post = True, may_forget, self._post
+            self._journal.trim(*may_forget)
+            self._journal.forget(lambda more, error: post(Forgot(more, error, self._read_space())))
+
+    def forgot(self, message: Forgot) -> None:
+        """Take note of what was forgotten, and go on if there is more. Raises `StorageFailed`."""
+        if message.error is not None:
+            raise StorageFailed("the journal could not forget history") from message.error
+        self._forgetting = False
+        self._note_space(message.free_space)
+        if message.more:
+            self._forgotten = _FORGOTTEN_NOTHING
+            self._forget()
+
+    # -- free space --
+
+    def _read_space(self) -> FreeSpace | None:
+        try:
+            return read_space(self._journal, self._tree)
+        except OSError:
+            return None  # the next tick tells of it
+
+    def _note_space(self, reading: FreeSpace | None) -> None:
+        if reading is not None:
+            self._space.note(reading, self._store.flushing_size)
+
+
+def read_space(journal: Journal, tree: Tree) -> FreeSpace:
+    """Read the free space. Any thread may call it. Raises `OSError` if the disk does not say."""
+    disk = min(journal.free_space(), tree.free_space())
+    return FreeSpace(disk, journal.reusable(), tree.reusable())

@@ -84,13 +84,15 @@ class StoreActor:
         #: the newest durable revision
         self.revision = self._owner.revision
         self._free_space_known = True
-        #: whether the owner is given a drain when it wants one
-        self._waking = False
+        #: when the owner is given a drain that it wants, in milliseconds since the epoch; NEVER: it
+        #: wants none
+        self._waking_at = NEVER
+        self._waker: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
         """How many requests wait: in the mailbox, or for a flush."""
-        return len(self._mailbox) + len(self._owner.held) + self._owner.backlog
+        return len(self._mailbox) + len(self._owner.held) + self._owner.scheduler.backlog
 
     # -- asking --
 
@@ -159,8 +161,17 @@ class StoreActor:
             self._loop.call_later(TICK, self._tick)
             self._post(Tick(self._free_space()))
 
+    def _wake_at(self, at: int) -> None:
+        """Give the owner a drain at a time in milliseconds since the epoch, if no earlier one comes."""
+        if at >= self._waking_at:
+            return
+        if self._waker is not None:
+            self._waker.cancel()
+        self._waking_at = at
+        self._waker = self._loop.call_later(max(0, at - self._clock()) / 1000, self._wake)
+
     def _wake(self) -> None:
-        self._waking = False
+        self._waking_at, self._waker = NEVER, None
         self._put((Continue(), None, UNCOUNTED))
 
     def _free_space(self) -> FreeSpace | None:
@@ -184,6 +195,7 @@ class StoreActor:
 
     async def _run(self) -> None:
         owner, loop, metrics = self._owner, self._loop, self.metrics
+        scheduler, writer = owner.scheduler, owner.writer
         mailbox_size = self._settings.mailbox_size
         try:
             while not owner.finished:
@@ -193,11 +205,11 @@ class StoreActor:
                 metrics.mailbox_wait.observe(metrics.clock() - self._woken_at)
                 owner.drain(self._clock(), self._draining)
                 self.revision = owner.revision
-                self._room = mailbox_size - len(owner.held) - owner.backlog
-                if owner.wake_at != NEVER and not self._waking:
-                    self._waking = True
-                    loop.call_later(max(0, owner.wake_at - self._clock()) / 1000, self._wake)
-                if owner.behind:
+                backlog = scheduler.backlog
+                self._room = mailbox_size - len(owner.held) - backlog
+                if backlog:
+                    self._wake_at(scheduler.wake_at)
+                if writer.behind:
                     _yield_to_fold()
         except Exception as error:
             log.critical(

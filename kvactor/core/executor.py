@@ -59,7 +59,10 @@ class Executor:
             context.max_walk = PAGE_WORK
         transaction = self._transactions.use(context, message.transaction)
         result = message.operation.run(self._keys, context, transaction)
-        if isinstance(result, bytes | Page):
+        if isinstance(result, bytes):
+            if len(result) > SMALL:
+                context.lease.acquire(len(result))
+        elif isinstance(result, Page):
             _hold(context, result)
         return result
 
@@ -76,6 +79,7 @@ class Executor:
             len(message.checks) * LOOKUP + sum(one.least_work for one in message.operations)
         )
         context.max_result_size = self._settings.max_body_size
+        held = context.lease.size
         if not is_long(message):
             context.step_end = UNLIMITED
             return (yield from self._attempt(context, message, Kind.AUTOCOMMIT))
@@ -86,7 +90,7 @@ class Executor:
                 raise
         self._keys.be_alone(context)
         context.limit += self._settings.max_request_work
-        context.lease.release()
+        context.lease.resize(held)
         return (yield from self._attempt(context, message, Kind.AUTOCOMMIT))
 
     def _attempt(self, context: Context, message: Batch, kind: Kind) -> Steps[BatchResponse]:

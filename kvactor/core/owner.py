@@ -96,6 +96,8 @@ class Owner:
             )
         self._now = 0
         self._stopping = False
+        #: whether it stops once everything that was accepted is handled
+        self._stops = False
         #: whether a sweep goes on with its next message
         self._sweeping = False
         #: whether a `Continue` is on its way
@@ -109,7 +111,7 @@ class Owner:
         executor = Executor(keys, transactions, settings)
         self._feed = Feed(journal)
         self.held = HeldReplies()
-        self._writer = Writer(self._store, journal, tree, self._admission, settings, post)
+        self.writer = Writer(self._store, journal, tree, self._admission, settings, post)
         handlers: dict[type, Handler] = {
             Execute: executor.execute,
             Batch: executor.batch,
@@ -130,7 +132,7 @@ class Owner:
             Continue: self._continue,
             Stop: self._stop,
         }
-        self._scheduler = Scheduler(handlers, self._answer, keys, settings.max_request_work)
+        self.scheduler = Scheduler(handlers, self._answer, keys, settings.max_request_work)
 
     # -- for the actor --
 
@@ -140,24 +142,14 @@ class Owner:
         return self._store.revision
 
     @property
-    def backlog(self) -> int:
-        """How many messages wait for their turn, or are under way."""
-        return self._scheduler.backlog
-
-    @property
-    def wake_at(self) -> int:
-        """When the owner wants a drain, in milliseconds since the epoch; NEVER: no matter when."""
-        return self._scheduler.wake_at
-
-    @property
     def finished(self) -> bool:
         """Has it been told to stop, and is everything answered, flushed and folded?"""
-        return self._stopping and not self.backlog and self._writer.idle and not self._feed.reading
-
-    @property
-    def behind(self) -> bool:
-        """Is the memtable full again before the last one is folded?"""
-        return self._writer.behind
+        return (
+            self._stopping
+            and not self.scheduler.backlog
+            and self.writer.idle
+            and not self._feed.reading
+        )
 
     def free_space(self) -> FreeSpace:
         """Read the free space. Any thread may call it. Raises `OSError` if the disk does not say."""
@@ -166,7 +158,7 @@ class Owner:
     def fail(self, error: KvactorError) -> None:
         """Answer every waiting request with `error`, after a drain has raised."""
         self.held.fail(error)
-        for _, reply, _ in (*self._scheduler.take_all(), *self._feed.abandoned()):
+        for _, reply, _ in (*self.scheduler.take_all(), *self._feed.abandoned()):
             if reply is not None:
                 deliver(reply, error)
 
@@ -178,11 +170,13 @@ class Owner:
         the process (P10).
         """
         self._now = max(now, self._now)
-        scheduler = self._scheduler
-        scheduler.run(self._now, envelopes)
-        self._writer.write(last=self._stopping and not scheduler.backlog)
-        dirty = self._conflicts.clean(CLEANED_PER_DRAIN)
-        if (scheduler.unfinished or dirty) and not self._continuing:
+        more = self.scheduler.run(self._now, envelopes)
+        if self._stops and not self.scheduler.backlog:
+            self._end()
+        self.writer.write(last=self._stopping and not self.scheduler.backlog)
+        if self._conflicts.garbage_size and self._conflicts.clean(CLEANED_PER_DRAIN):
+            more = True
+        if more and not self._continuing:
             self._continuing = True
             self._post(Continue())
 
@@ -206,6 +200,8 @@ class Owner:
             self.held.hold(context.depends_on, reply, answer)
 
     def _answer_error(self, context: Context, reply: ReplyTo, error: KvactorError) -> None:
+        # The frames of an outcome lead to its request, and from there to the outcome again.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
         depends_on = max(context.depends_on, error.depends_on)
         error.revision, error.time = max(depends_on, self._store.revision), context.now
         if depends_on > self._store.revision:
@@ -261,22 +257,21 @@ class Owner:
         )
 
     def _flushed(self, _: Context, message: Flushed) -> None:
-        revisions = self._writer.flushed(message)
+        revisions = self.writer.flushed(message)
         self.held.release(message.revision)
-        for reader in self._feed.publish(revisions):
-            self._scheduler.take(reader)
+        self.scheduler.take(self._feed.publish(revisions))
 
     def _folded(self, _: Context, message: Folded) -> None:
-        self._writer.folded(message)
+        self.writer.folded(message)
 
     def _forgot(self, _: Context, message: Forgot) -> None:
-        self._writer.forgot(message)
+        self.writer.forgot(message)
 
     def _tick(self, context: Context, message: Tick) -> None:
-        self._writer.tick(message.free_space)
+        self.writer.tick(message.free_space)
         self._transactions.sweep(context.now)
         self._feed.sweep()
-        if not self._sweeping and not self._scheduler.must_wait(Sweep()):
+        if not self._sweeping and not self.scheduler.must_wait(Sweep()):
             self._sweep(context)
 
     def _sweep(self, context: Context, _: Sweep | None = None) -> None:
@@ -292,12 +287,12 @@ class Owner:
         # It has begun a drain, which takes the next step and the next turns.
         self._continuing = False
 
-    def _stop(self, _: Context, message: Stop) -> None:
-        if self.backlog:  # which was accepted before
-            self._post(message)
-            return
-        self._stopping = True
-        self._writer.stop()
+    def _stop(self, _: Context, __: Stop) -> None:
+        # What was accepted before is handled first.
+        self._stops = True
+
+    def _end(self) -> None:
+        self._stops, self._stopping = False, True
+        self.writer.stop()
         self._transactions.stop()
-        for reader in self._feed.release():
-            self._scheduler.take(reader)
+        self.scheduler.take(self._feed.release())

@@ -158,7 +158,8 @@ def decode(record: bytes) -> Record:
 
 def value_of(record: bytes) -> bytes:
     """Return a record's value alone."""
-    return record[_value_at(record) :]
+    # As `_value_at`, without another call for each request.
+    return record[(HEADER_SIZE if record[4] & _SPLIT_BYTE else OLD_HEADER_SIZE) + record[28] :]
 
 
 def without_value(record: bytes) -> bytes:

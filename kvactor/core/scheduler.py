@@ -37,12 +37,14 @@ _Waiting = tuple[Envelope, int]
 Handler = Callable[[Context, Any], Any]
 
 
-class _Running(msgspec.Struct, gc=False):
+class _Running(msgspec.Struct):
     """A message that takes several steps, and is under way."""
 
     envelope: Envelope
     context: Context
     steps: Steps[Any]
+    #: bytes of its lease before it began
+    held: int
 
     @property
     def message(self) -> Message[Any]:
@@ -81,30 +83,35 @@ class Scheduler:
         self._parked: list[_Waiting] = []
         #: units of work of this drain
         self._spent = 0
+        #: the message whose turn it is
+        self._turn: Envelope | None = None
 
-    def run(self, now: int, envelopes: Iterable[Envelope]) -> None:
-        """Handle new messages, and those that wait, while there is time."""
+    def run(self, now: int, envelopes: Iterable[Envelope]) -> bool:
+        """Handle new messages, and those that wait, while there is time; return whether there is more
+        to do at once.
+        """
         self._now = now
         if self._running is not None:
             self._step(self._running)
         # Of the messages; the one that is under way has had its step.
         self._spent = 0
-        for envelope in envelopes:
-            self.take(envelope)
+        self.take(envelopes)
         if self._parked:
             self._unpark()
-        while self._turns and self._spent < DRAIN_SIZE:
-            self._handle(*self._turns.next())
-
-    @property
-    def unfinished(self) -> bool:
-        """Is there something to do at once?"""
-        return bool(self._turns) or self._running is not None
+        turns = self._turns
+        while turns.size and self._spent < DRAIN_SIZE:
+            self._turn, waited_until = turns.next()
+            self._handle(self._turn, waited_until)
+        self._turn = None
+        if turns.size or self._running is not None:
+            return True
+        # The one with priority may have ended just now.
+        return bool(self._parked) and not self._keys.priority.held(now)
 
     @property
     def backlog(self) -> int:
         """How many messages wait for their turn, or are under way."""
-        waiting = len(self._turns) + len(self._behind) + len(self._parked)
+        waiting = self._turns.size + len(self._behind) + len(self._parked)
         return waiting + (self._running is not None)
 
     @property
@@ -119,14 +126,18 @@ class Scheduler:
         waiting = [one for one, _ in (*self._turns.take_all(), *self._behind, *self._parked)]
         if self._running is not None:
             waiting.append(self._running.envelope)
+        if self._turn is not None:
+            waiting.append(self._turn)
         return waiting
 
-    def take(self, envelope: Envelope) -> None:
-        """Handle a message now if there is time for it, or else let it wait for its turn."""
-        if envelope[1] is None or (self._spent < DRAIN_SIZE and not self._turns):
-            self._handle(envelope)
-        else:
-            self._turns.add(_flow(envelope), (envelope, 0))
+    def take(self, envelopes: Iterable[Envelope]) -> None:
+        """Handle messages now while there is time for them; let the others wait for their turn."""
+        turns = self._turns
+        for envelope in envelopes:
+            if envelope[1] is None or (self._spent < DRAIN_SIZE and not turns.size):
+                self._handle(envelope)
+            else:
+                turns.add(_flow(envelope), (envelope, 0))
 
     def must_wait(self, message: Message[Any]) -> bool:
         """Does a message wait for the one that is under way?"""
@@ -157,7 +168,7 @@ class Scheduler:
 
     def _handle(self, envelope: Envelope, waited_until: int = 0) -> None:
         message, reply, lease = envelope
-        if self.must_wait(message):
+        if self._running is not None and self.must_wait(message):
             self._behind.append((envelope, waited_until))
             return
         limit = UNLIMITED if reply is None else self._max_work
@@ -165,15 +176,14 @@ class Scheduler:
         try:
             result = self._handlers[type(message)](context, message)
         except KvactorError as error:
-            self._finish(context, envelope, error)
-            return
+            result = error
         except MustWait as wait:
             self._parked.append((envelope, wait.until))
             return
         if not isinstance(result, GeneratorType):
             self._finish(context, envelope, result)
         elif self._running is None:
-            self._step(_Running(envelope, context, result))
+            self._step(_Running(envelope, context, result, lease.size))
         else:
             self._behind.append((envelope, waited_until))  # it has not begun
 
@@ -192,7 +202,7 @@ class Scheduler:
         except MustWait as wait:
             result = wait
         else:
-            self._charge(running.envelope, context.spent - before)
+            self._charge(running, context.spent - before)
             context.step_end = context.spent + STEP_SIZE
             return
         self._running = None
@@ -200,7 +210,8 @@ class Scheduler:
             self._keys.end_alone()
         context.spent -= before
         if isinstance(result, MustWait):
-            self._charge(running.envelope, context.spent)
+            self._charge(running, context.spent)
+            running.envelope[2].resize(running.held)
             self._parked.append((running.envelope, result.until))
         else:
             self._finish(context, running.envelope, result)
@@ -209,13 +220,14 @@ class Scheduler:
             self._turns.add(_flow(waiting[0]), waiting)
 
     def _finish(self, context: Context, envelope: Envelope, result: Any) -> None:
-        self._charge(envelope, context.spent)
         message, reply, lease = envelope
+        self._spent += context.spent
+        if self._turns.size:
+            self._turns.charge(_flow(envelope), context.spent)
         if reply is not None:
             self._answer(context, message, reply, lease, result)
 
-    def _charge(self, envelope: Envelope, units: int) -> None:
-        """Charge a message's client, and the drain."""
+    def _charge(self, running: _Running, units: int) -> None:
+        """Charge the drain, and a message's client."""
         self._spent += units
-        if self._turns:
-            self._turns.charge(_flow(envelope), units)
+        self._turns.charge(_flow(running.envelope), units)

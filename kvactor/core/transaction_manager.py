@@ -267,7 +267,7 @@ class TransactionManager:
         for transaction in idle:
             self._expire(transaction)
         shared = self.shared
-        if shared is None:
+        if shared is None or not shared.depth:
             return
         age = now - shared.opened_at
         if now >= shared.expires_at:

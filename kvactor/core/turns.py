@@ -30,16 +30,14 @@ class _Flow(Generic[E]):
 
 
 class Turns(Generic[E]):
-    """The messages that wait for their turn. Debts last as long as anything waits."""
+    """The messages that wait for their turn. Debts, and flows, last as long as anything waits."""
 
     def __init__(self) -> None:
         self._flows: dict[FlowKey, _Flow[E]] = {}
         #: flows with messages; the first one's turn it is
         self._round: deque[_Flow[E]] = deque()
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
+        #: how many messages wait
+        self.size = 0
 
     def add(self, key: FlowKey, message: E) -> None:
         """Let a message wait at the end of its flow."""
@@ -49,7 +47,7 @@ class Turns(Generic[E]):
         if not flow.waiting:
             self._round.append(flow)
         flow.waiting.append(message)
-        self._size += 1
+        self.size += 1
 
     def next(self) -> E:
         """Take out the message whose turn it is. Raises `IndexError` if none waits.
@@ -64,20 +62,21 @@ class Turns(Generic[E]):
         message = flow.waiting.popleft()
         if not flow.waiting:
             turn.popleft()
-        self._size -= 1
+        self.size -= 1
+        if not self.size:
+            self._flows.clear()
         return message
 
     def charge(self, key: FlowKey, units: int) -> None:
         """Charge a flow for what its message has walked. While nothing waits, there are no debts."""
-        if not self._size:
-            self._flows.clear()
-        elif key in self._flows:
-            self._flows[key].credit -= units
+        flow = self._flows.get(key)
+        if flow is not None:
+            flow.credit -= units
 
     def take_all(self) -> list[E]:
         """Take out all messages, in no particular order."""
         messages = [message for flow in self._round for message in flow.waiting]
         self._flows.clear()
         self._round.clear()
-        self._size = 0
+        self.size = 0
         return messages

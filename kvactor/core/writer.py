@@ -69,11 +69,11 @@ class Writer:
         self._stopping = True
 
     def write(self, *, last: bool) -> None:
-        """Flush and fold, if it is time and neither is under way; `last`: no more will be staged."""
-        store, memtable = self._store, self._store.memtable
+        """Flush what is staged if no flush is under way; fold all if it is the `last` time."""
+        store = self._store
         if store.staging and not store.flushing:
             self._flush()
-        if memtable and not store.folding and (last or self._is_full()):
+        if last and store.memtable and not store.folding:
             self._fold()
 
     def tick(self, reading: FreeSpace | None) -> None:
@@ -81,6 +81,7 @@ class Writer:
         self._note_space(reading)
         self._forget()
         store = self._store
+        self._fold_if_full()
         low = self._space.low and self._admission.has_reserve()
         if low and store.memtable and not store.folding:
             self._fold()
@@ -111,18 +112,21 @@ class Writer:
         self._note_space(message.free_space)
         if self._space.low:
             self._forget()
+        self._fold_if_full()
         return revisions
 
     # -- folds --
 
-    def _is_full(self) -> bool:
+    def _fold_if_full(self) -> None:
         limit, memtable = self._settings.memtable_size, self._store.memtable
         rewrites = 1 if self._space.low else MAX_REWRITES
-        return (
+        full = (
             memtable.size >= limit
             or memtable.grown >= limit * rewrites
             or self._space.fold_is_large(len(memtable))
         )
+        if full and not self._store.folding:
+            self._fold()
 
     def _fold(self) -> None:
         post = self._post
@@ -135,6 +139,7 @@ class Writer:
         self._store.drop_frozen()
         if self._space.low:
             self._forget()
+        self._fold_if_full()
 
     # -- history --
 

@@ -45,7 +45,7 @@ def test_a_write_waits_no_longer_than_priority_wait() -> None:
     harness = OwnerHarness()
     with_priority(harness)
     write = harness.ask(put(b"hot"))
-    assert harness.owner.wake_at == harness.now + WAIT
+    assert harness.owner.scheduler.wake_at == harness.now + WAIT
     harness.now += WAIT - 1
     harness.tell(Continue())
     assert not write.answered

@@ -142,7 +142,7 @@ def test_a_start_forgets_what_is_more_than_the_history_without_an_append() -> No
     first = OwnerHarness()
     for number in range(20):
         first.ask(put(b"k%d" % number))
-    first.owner._writer._fold()
+    first.owner.writer._fold()
     first.settle()
     again = OwnerHarness(first.journal, first.tree, Settings(history=5))
     again.tick()

@@ -8,7 +8,7 @@ ONE, OTHER = Client(), Client()
 
 def served(turns: Turns[str], costs: dict[str, int]) -> list[str]:
     order = []
-    while turns:
+    while turns.size:
         message = turns.next()
         order.append(message)
         turns.charge((ONE if message[0] == "a" else OTHER, False), costs[message[0]])
@@ -69,5 +69,5 @@ def test_all_messages_are_taken_out_once() -> None:
     turns.add((ONE, False), "a")
     turns.add((OTHER, True), "b")
     assert sorted(turns.take_all()) == ["a", "b"]
-    assert len(turns) == 0
+    assert turns.size == 0
     assert turns.take_all() == []

@@ -15,6 +15,7 @@ from tests.mutants.catalogue import (
     p8_accounts,
     p8_connections,
     p8_space,
+    p8_turns,
     p9,
     p10,
 )
@@ -32,6 +33,7 @@ MUTANTS: Final = (
     *p8_connections.MUTANTS,
     *p8_accounts.MUTANTS,
     *p8_space.MUTANTS,
+    *p8_turns.MUTANTS,
     *p9.MUTANTS,
     *p10.MUTANTS,
 )

@@ -164,20 +164,17 @@ MUTANTS: Final = (
                 "Scheduler._handle",
                 find="""
                     except KvactorError as error:
-                        self._finish(context, envelope, error)
-                        return
+                        result = error
 """,
                 replace="""
                     except KvactorError as error:
-                        self._finish(context, envelope, error)
-                        return
+                        result = error
                     except Exception as error:
                         from kvactor.errors import OutcomeUnknown
 
                         if reply is None:
                             raise
-                        self._finish(context, envelope, OutcomeUnknown(str(error)))
-                        return
+                        result = OutcomeUnknown(str(error))
 """,
             ),
         ),

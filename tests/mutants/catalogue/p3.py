@@ -144,22 +144,18 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/owner.py",
                 "Owner.drain",
-                find="self._writer.write(last=self._stopping and not scheduler.backlog)",
+                find="self.writer.write(last=self._stopping and not self.scheduler.backlog)",
                 replace="""
                     appended = self._store.flushing
-                    self._writer.write(last=self._stopping and not scheduler.backlog)
+                    self.writer.write(last=self._stopping and not self.scheduler.backlog)
                     if self._store.flushing and not appended:
-                        for reader in self._feed.publish(self._store._flushing.revisions):
-                            self._scheduler.take(reader)
+                        self.scheduler.take(self._feed.publish(self._store._flushing.revisions))
                 """,
             ),
             Edit(
                 "kvactor/core/owner.py",
                 "Owner._flushed",
-                find="""
-                    for reader in self._feed.publish(revisions):
-                        self._scheduler.take(reader)
-                """,
+                find="self.scheduler.take(self._feed.publish(revisions))",
                 replace="",
             ),
             Edit(

@@ -15,11 +15,8 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/owner.py",
-                "Owner._stop",
-                find="""
-                    for reader in self._feed.release():
-                        self._scheduler.take(reader)
-                """,
+                "Owner._end",
+                find="self.scheduler.take(self._feed.release())",
                 replace="",
             ),
         ),

@@ -53,12 +53,12 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/scheduler.py",
-                "Scheduler.run",
-                find="self.take(envelope)",
+                "Scheduler.take",
+                find="self._handle(envelope)",
                 replace="""
                     if envelope[1] is not None and envelope[1].done():
                         continue
-                    self.take(envelope)
+                    self._handle(envelope)
                 """,
             ),
         ),

@@ -64,7 +64,7 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/actor.py",
                 "StoreActor._run",
-                find="self._room = mailbox_size - len(owner.held) - owner.backlog",
+                find="self._room = mailbox_size - len(owner.held) - backlog",
                 replace="",
             ),
         ),
@@ -371,7 +371,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/writer.py",
-                "Writer._is_full",
+                "Writer._fold_if_full",
                 find="memtable.grown >= limit * rewrites",
                 replace="False",
             ),

@@ -168,8 +168,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/turns.py",
                 "Turns.charge",
-                find="self._flows[key].credit -= units",
-                replace="self._flows[key].credit = 0",
+                find="flow.credit -= units",
+                replace="flow.credit = 0",
             ),
         ),
         killed_by=(TURNS,),

@@ -93,7 +93,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 _WRITER,
-                "Writer._is_full",
+                "Writer._fold_if_full",
                 find="self._space.fold_is_large(len(memtable))",
                 replace="False",
             ),

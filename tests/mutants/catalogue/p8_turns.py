@@ -1,0 +1,133 @@
+"""The mutants that break P4 and P8 in the scheduler: nobody waits for ever, and nothing is kept."""
+
+from typing import Final
+
+from tests.mutants.edits import Edit
+from tests.mutants.mutant import Mutant
+
+_SCHEDULER: Final = "kvactor/core/scheduler.py"
+_TESTS: Final = ("tests/core/test_scheduler.py",)
+
+MUTANTS: Final = (
+    Mutant(
+        "p4-a-failure-forgets-who-waits-for-a-turn",
+        "The owner fails, and who waits for a turn is never told.",
+        edits=(Edit(_SCHEDULER, "Scheduler.take_all", find="self._turns.take_all()", replace="()"),),
+        killed_by=_TESTS,
+    ),
+    Mutant(
+        "p4-a-failure-forgets-whose-turn-it-is",
+        "The owner fails with a message that has waited for its turn, and its client is never told.",
+        edits=(
+            Edit(_SCHEDULER, "Scheduler.take_all", find="waiting.append(self._turn)", replace="pass"),
+        ),
+        killed_by=_TESTS,
+    ),
+    Mutant(
+        "p8-a-write-waits-for-ever",
+        "A write waits until the transaction with priority has ended, however long that takes.",
+        edits=(
+            Edit(_SCHEDULER, "Scheduler._unpark", find="free or self._now >= until", replace="free"),
+        ),
+        killed_by=("tests/core/test_priority.py",),
+    ),
+    Mutant(
+        "p8-the-end-of-priority-is-noticed-late",
+        "What waits for the transaction with priority goes on with the next message of anybody's.",
+        edits=(
+            Edit(
+                _SCHEDULER,
+                "Scheduler.run",
+                find="bool(self._parked) and not self._keys.priority.held(now)",
+                replace="False",
+            ),
+        ),
+        killed_by=_TESTS,
+    ),
+    Mutant(
+        "p8-clients-are-never-forgotten",
+        "A client that has had to wait once is kept, with its debt, for good.",
+        edits=(
+            Edit("kvactor/core/turns.py", "Turns.next", find="self._flows.clear()", replace="pass"),
+        ),
+        killed_by=_TESTS,
+    ),
+    Mutant(
+        "p8-a-batch-that-has-waited-is-counted-twice",
+        "A batch that waits for the transaction with priority keeps what it has read, and reads again.",
+        edits=(
+            Edit(
+                _SCHEDULER,
+                "Scheduler._step",
+                find="running.envelope[2].resize(running.held)",
+                replace="",
+            ),
+        ),
+        killed_by=_TESTS,
+    ),
+    Mutant(
+        "p8-a-batch-that-runs-again-forgets-its-body",
+        "A batch that runs again, alone, gives back the memory of its body, which it still holds.",
+        edits=(
+            Edit(
+                "kvactor/core/executor.py",
+                "Executor.batch",
+                find="context.lease.resize(held)",
+                replace="context.lease.release()",
+            ),
+        ),
+        killed_by=_TESTS,
+    ),
+    Mutant(
+        "p8-errors-keep-their-requests",
+        "An error keeps the frames that it came through, and they keep the request and the error.",
+        edits=(
+            Edit(
+                "kvactor/core/owner.py",
+                "Owner._answer_error",
+                find="error.__traceback__ = error.__context__ = error.__cause__ = None",
+                replace="",
+            ),
+        ),
+        killed_by=_TESTS,
+    ),
+    Mutant(
+        "p5-a-tick-meets-a-commit-of-the-shared-transaction",
+        "The shared transaction expires while its commit is staged.",
+        edits=(
+            Edit(
+                "kvactor/core/transaction_manager.py",
+                "TransactionManager.sweep",
+                find="shared is None or not shared.depth",
+                replace="shared is None",
+            ),
+        ),
+        killed_by=_TESTS,
+    ),
+    Mutant(
+        "p4-a-stop-does-not-wait-for-messages",
+        "A stop begins though messages wait that were accepted before it.",
+        edits=(
+            Edit(
+                "kvactor/core/owner.py",
+                "Owner.drain",
+                find="self._stops and not self.scheduler.backlog",
+                replace="self._stops",
+            ),
+        ),
+        killed_by=_TESTS,
+    ),
+    Mutant(
+        "p8-a-later-drain-holds-back-an-earlier-one",
+        "The owner wants a drain, and gets it only after one that it wanted before, which comes later.",
+        edits=(
+            Edit(
+                "kvactor/actor.py",
+                "StoreActor._wake_at",
+                find="at >= self._waking_at",
+                replace="self._waker is not None",
+            ),
+        ),
+        killed_by=("tests/test_actor.py",),
+    ),
+)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kvactor.actor import StoreActor
-from kvactor.core.messages import Answer, Execute, Open, Status
+from kvactor.core.messages import Answer, Commit, Execute, Open, Status
 from kvactor.core.operations import Delete
 from kvactor.core.priority import CONFLICTS
 from kvactor.core.protocols import StorageFailed
@@ -209,7 +209,7 @@ async def test_ticks_go_on_with_the_last_known_free_space_when_it_cannot_be_read
 
 
 async def test_a_write_waits_no_longer_because_somebody_waits_longer_to_open_a_transaction() -> None:
-    actor = StoreActor(open_memory(), Settings())
+    actor = StoreActor(open_memory(), Settings(), clock=lambda: 1000)
     await actor.start()
 
     async def conflicted(key: bytes) -> str:
@@ -226,9 +226,9 @@ async def test_a_write_waits_no_longer_because_somebody_waits_longer_to_open_a_t
     one, other = await conflicted(b"one"), await conflicted(b"other")
     await actor.ask(Open("t", retry_of=one))
     await actor.ask(get(b"one", "t"))
-    opening = actor.ask(Open("u", retry_of=other))
-    await asyncio.sleep(0)
-    await actor.ask(put(b"one"))
-    assert not opening.done()
-    opening.cancel()
+    waiting = [actor.ask(Open("u", retry_of=other)), actor.ask(put(b"one"))]
+    await actor.ask(get(b"none"))
+    assert actor._waking_at == 1000 + 50
+    await actor.ask(Commit("t"))
+    await asyncio.wait(waiting)
     await actor.stop()

@@ -153,15 +153,15 @@ class Scheduler:
         """Let messages have their turn that have waited long enough for the transaction with priority;
         when that has ended, all writes, and the first that wants to open one.
         """
-        free = not self._keys.priority.held(self._now)
+        free = may_open = not self._keys.priority.held(self._now)
         parked, self._parked = self._parked, []
         for envelope, until in parked:
             message, reply, _ = envelope
             opens = isinstance(message, Open)
             if opens and reply is not None and reply.done():
                 continue  # nobody learns its id
-            if free or self._now >= until:
-                free = free and not opens
+            if (may_open if opens else free) or self._now >= until:
+                may_open = may_open and not opens
                 self._turns.add(_flow(envelope), (envelope, until))
             else:
                 self._parked.append((envelope, until))

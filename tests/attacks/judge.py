@@ -5,14 +5,15 @@ goals, the log is bounded, and the server answers afterwards.
 from collections.abc import Sequence
 from typing import Final
 
-from kvactor.tools.hostile.report import HEAD, missed, row
+from kvactor.tools.hostile.report import HEAD, WORST, broken, row
 from kvactor.tools.hostile.run import attack
 from tests.process.servers import environment
 from tests.sizes import size
 
-#: Latencies, and times without a commit, may be so many times their goals. The tests share two
-#: processors with each other, so they look for what makes others wait for many seconds, not for
-#: milliseconds. `kvactor stress --hostile` on a quiet machine has the goals themselves.
+#: The worst latency, and the time without a commit, may be so many times the goal. Tests share their
+#: processors with others, so they look for what makes others wait for many seconds: without accounts
+#: of work and memory, these attacks did. `kvactor stress --hostile` has the goals themselves, for a
+#: quiet machine.
 BUSY: Final = 10.0
 
 
@@ -21,7 +22,7 @@ def withstand(names: Sequence[str], again: str = "") -> None:
     seconds = size("attack_seconds")
     measured = attack(names, seconds, environment())
     again = again or " ".join(names)
-    assert missed(measured, BUSY) == [], (
-        f"\n{HEAD}\n{row(measured)}\nkvactor stress --hostile {again} --seconds {seconds}\n"
-        f"{measured.log[-2000:]}"
-    )
+    report = f"\n{HEAD}\n{row(measured)}\nkvactor stress --hostile {again} --seconds {seconds}"
+    latencies = [*measured.latencies.get, *measured.latencies.put]
+    assert broken(measured) == [], report + f"\n{measured.log[-1000:]}"
+    assert max(latencies) < WORST * BUSY, report

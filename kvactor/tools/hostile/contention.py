@@ -47,8 +47,9 @@ class Contended(msgspec.Struct):
     commits: list[list[float]]
     #: conflicts of each client with transactions
     conflicts: list[int]
-    #: of the single writes
-    latencies: list[float] = []
+    #: of the single writes of hot keys, and of others
+    hot: list[float] = []
+    other: list[float] = []
     #: acknowledged single writes of each hot key
     added: Counter[str] = Counter()
     #: responses that are neither success nor a conflict
@@ -173,11 +174,13 @@ class _Contention:
         while self._now < self._seconds:
             began, turn, hot = self._now, turn + 1, random.choice(HOT)
             if turn % 2:
+                latencies = found.hot
                 response = await _batch(connection, [{"op": "increment", "key": hot}])
                 found.added[hot] += response.ok
             else:
+                latencies = found.other
                 response = await _ask(connection, "PUT", f"/v1/kv/single/{number}", b"x")
-            found.latencies.append((self._now - began) * 1000)
+            latencies.append((self._now - began) * 1000)
             if not response.ok:
                 found.failures[response.code] += 1
             await asyncio.sleep(max(0.0, began + 1 / RATE - self._now))
@@ -211,8 +214,8 @@ def lines(found: Contended) -> Sequence[str]:
         f"commits of each of {LONG}: {' '.join(str(len(times)) for times in found.commits)}",
         f"longest without one (s): {' '.join(f'{gap:.2f}' for gap in found.gaps)}",
         f"conflicts: {sum(found.conflicts)}",
-        f"single writes of {SINGLE} clients: {len(found.latencies)}",
-        f"the slowest of them (ms): {max(found.latencies, default=0.0):.1f}",
+        f"single writes of {SINGLE} clients: {len(found.hot)} hot, {len(found.other)} others",
+        f"the slowest of them (ms): {max(found.hot, default=0):.1f}, {max(found.other, default=0):.1f}",
         *(
             f"{key} holds {found.held[key]}, not {sum_}"
             for key, sum_ in found.expected.items()

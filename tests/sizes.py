@@ -28,6 +28,9 @@ Name = Literal[
     "increments",
     "resumes",
     "unread_seconds",
+    "attack_seconds",
+    "combinations",
+    "contention_seconds",
 ]
 
 #: In the suite, and before a change lands.
@@ -52,6 +55,9 @@ SIZES: Final[dict[Name, tuple[int, int]]] = {
     "increments": (300, 300),
     "resumes": (20, 20),  # of followers of the changes
     "unread_seconds": (1, 1),  # for which a follower does not read
+    "attack_seconds": (2, 5),  # of each attack
+    "combinations": (1, 10),  # of attacks at once
+    "contention_seconds": (5, 10),
 }
 
 

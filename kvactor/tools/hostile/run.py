@@ -7,7 +7,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -29,21 +30,36 @@ BEFORE: Final = 1.0
 
 
 class Measured(msgspec.Struct):
-    """What an attack has done. Latencies are milliseconds, sizes bytes of anonymous memory."""
+    """What an attack of `seconds` has done. Latencies are milliseconds; `idle`, `peak` and `afterwards`
+    are bytes of anonymous memory, and `log` is what the server has logged.
+    """
 
     name: str
+    seconds: float
     latencies: Latencies
     idle: int
     peak: int
     afterwards: int
     answers: Counter[str]
-    log: int = 0
+    log: str
+    #: whether the server has answered a request of the attacker's afterwards
+    alive: bool
 
 
-def attack(names: Sequence[str], seconds: float, environ: dict[str, str] | None = None) -> Measured:
+def attack(names: Sequence[str], seconds: float, environ: Mapping[str, str] | None = None) -> Measured:
     """Start a server, attack it for so many seconds with all attacks at once, and measure.
 
-    The server has the first processor, all others have the rest. Raises `ServerFailed`.
+    Raises `ServerFailed`.
+    """
+    with serving(environ) as server:
+        return _measure(server, names, seconds)
+
+
+@contextmanager
+def serving(environ: Mapping[str, str] | None = None) -> Iterator[ServerProcess]:
+    """A server that is ready. It has the first processor, all others have the rest.
+
+    Raises `ServerFailed`.
     """
     processors = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="kvactor-hostile-") as directory:
@@ -58,7 +74,7 @@ def attack(names: Sequence[str], seconds: float, environ: dict[str, str] | None 
                     os.sched_setaffinity(int(thread), {processors[0]})
                 os.sched_setaffinity(0, set(processors[1:]))
             try:
-                return _measure(server, names, seconds)
+                yield server
             finally:
                 os.sched_setaffinity(0, set(processors))
 
@@ -86,12 +102,14 @@ def _measure(server: ServerProcess, names: Sequence[str], seconds: float) -> Mea
     time.sleep(AFTERWARDS)
     return Measured(
         "+".join(names) or "nothing",
+        seconds,
         msgspec.json.decode(output, type=Latencies),
         idle,
         peak,
         anonymous(server.pid),
         target.answers,
-        len(server.log),
+        server.log,
+        _answers(target),
     )
 
 
@@ -100,6 +118,13 @@ def _attack(one: object, target: Target) -> None:
         one(target)  # type: ignore[operator]
     except OSError as error:
         target.answers[type(error).__name__] += 1
+
+
+def _answers(target: Target) -> bool:
+    try:
+        return target.ask("GET", "/v1/kv?limit=1").ok
+    except OSError:
+        return False
 
 
 def anonymous(pid: int) -> int:

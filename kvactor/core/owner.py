@@ -290,6 +290,7 @@ class Owner:
     def _stop(self, _: Context, __: Stop) -> None:
         # What was accepted before is handled first.
         self._stops = True
+        self._keys.priority.stop()
 
     def _end(self) -> None:
         self._stops, self._stopping = False, True

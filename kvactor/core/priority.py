@@ -1,8 +1,9 @@
 """Priority of retried transactions: one that conflicts again and again gets through in the end.
 
-The rule: at most one open transaction has priority, for a bounded time. A write of something that it
-has read waits until it has ended, but no longer than `priority_wait`. Then a plain write goes on, and
-the transaction conflicts; a commit conflicts itself, because the older one wins ("wound-wait":
+The rule: at most one open transaction has priority, for a bounded time, and only as long as its client
+is quick. A write of something that it has read waits until it has ended, but no longer than
+`priority_wait`. Then a plain write goes on, and the transaction conflicts; a commit conflicts itself,
+because the older one wins ("wound-wait":
 Rosenkrantz, Stearns, Lewis, "System Level Concurrency Control for Distributed Database Systems", 1978).
 """
 
@@ -10,16 +11,18 @@ from collections.abc import Collection
 from typing import Final
 
 from kvactor.core.conflicts import ConflictIndex
+from kvactor.core.memory import Client
 from kvactor.core.transaction import State, Transaction
 
 #: Conflicts in a row after which the next try has priority.
 CONFLICTS: Final = 3
 
 #: A transaction has priority for so many times `priority_wait`.
-LASTS: Final = 20
+TERM: Final = 20
 
-#: Transactions that wait for priority before they open, at most; more open without it.
-LINE: Final = 100
+#: Opens that wait for priority, at most; more transactions open without it. Each waits for at most so
+#: many times `priority_wait`, and then opens without it.
+QUEUE: Final = 100
 
 #: A write of more keys does not wait: to look for those that were read would take long.
 MAX_KEYS: Final = 1000
@@ -46,28 +49,39 @@ class Priority:
         self._conflicts = conflicts
         self._holder: Transaction | None = None
         self._until = 0
+        #: opens that wait for priority
+        self.queue = 0
+        #: who had it last; None: nobody yet
+        self.last: Client | None = None
 
     @property
     def until(self) -> int:
-        """When the priority ends at the latest, in milliseconds since the epoch."""
-        return self._until
+        """When the priority ends at the latest, in milliseconds since the epoch: after its term, or
+        `priority_wait` after the last request.
+        """
+        holder = self._holder
+        return 0 if holder is None else min(self._until, holder.last_used + self.wait)
 
     def held(self, now: int) -> bool:
         """Has an open transaction priority?"""
         holder = self._holder
-        if holder is not None and (holder.state is not State.OPEN or now >= self._until):
+        if holder is not None and (holder.state is not State.OPEN or now >= self.until):
             self._holder = holder = None
         return holder is not None
 
-    def grant(self, transaction: Transaction, now: int) -> None:
+    def grant(self, transaction: Transaction, client: Client, now: int) -> None:
         """Give priority to a transaction that is open."""
-        self._holder = transaction
-        self._until = now + LASTS * self.wait
+        self._holder, self.last = transaction, client
+        self._until = now + TERM * self.wait
+
+    def stop(self) -> None:
+        """End the priority for good: nobody waits for it any more."""
+        self._holder, self.wait = None, 0
 
     @property
-    def line_wait(self) -> int:
+    def queue_wait(self) -> int:
         """How long an open waits for priority at most, in milliseconds."""
-        return LINE * LASTS * self.wait
+        return QUEUE * self.wait
 
     def guards(self, keys: Collection[bytes], by: Transaction | None, now: int) -> bool:
         """Would a write of these keys, by another transaction or by none, doom the one with priority?

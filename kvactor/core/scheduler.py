@@ -81,6 +81,8 @@ class Scheduler:
         self._behind: list[_Waiting] = []
         #: messages that wait for the transaction with priority, in the order in which they came
         self._parked: list[_Waiting] = []
+        #: when the first of them has waited long enough; NEVER: none waits
+        self._due = NEVER
         #: units of work of this drain
         self._spent = 0
         #: the message whose turn it is
@@ -96,7 +98,8 @@ class Scheduler:
         # Of the messages; the one that is under way has had its step.
         self._spent = 0
         self.take(envelopes)
-        if self._parked:
+        priority = self._keys.priority
+        if self._parked and (now >= self._due or not priority.held(now)):
             self._unpark()
         turns = self._turns
         while turns.size and self._spent < DRAIN_SIZE:
@@ -106,7 +109,7 @@ class Scheduler:
         if turns.size or self._running is not None:
             return True
         # The one with priority may have ended just now.
-        return bool(self._parked) and not self._keys.priority.held(now)
+        return bool(self._parked) and not priority.held(now)
 
     @property
     def backlog(self) -> int:
@@ -119,7 +122,7 @@ class Scheduler:
         """When it has something to do, in milliseconds since the epoch; NEVER: it has nothing."""
         if not self._parked:
             return NEVER
-        return min(self._keys.priority.until, *(until for _, until in self._parked))
+        return min(self._keys.priority.until, self._due)
 
     def take_all(self) -> list[Envelope]:
         """Return all messages that are not answered: the owner has failed."""
@@ -149,22 +152,43 @@ class Scheduler:
         ref = getattr(message, "transaction", AUTOCOMMIT)
         return ref is not AUTOCOMMIT and ref == getattr(running.message, "transaction", AUTOCOMMIT)
 
+    def _park(self, envelope: Envelope, until: int) -> None:
+        self._parked.append((envelope, until))
+        self._due = min(self._due, until)
+        self._keys.priority.queue += isinstance(envelope[0], Open)
+
     def _unpark(self) -> None:
         """Let messages have their turn that have waited long enough for the transaction with priority;
-        when that has ended, all writes, and the first that wants to open one.
+        when that has ended, all writes, and one that wants to open the next.
         """
-        free = may_open = not self._keys.priority.held(self._now)
-        parked, self._parked = self._parked, []
+        priority = self._keys.priority
+        free = not priority.held(self._now)
+        parked, self._parked, self._due, priority.queue = self._parked, [], NEVER, 0
+        opening = self._next_to_open(parked) if free else None
         for envelope, until in parked:
             message, reply, _ = envelope
-            opens = isinstance(message, Open)
-            if opens and reply is not None and reply.done():
-                continue  # nobody learns its id
-            if (may_open if opens else free) or self._now >= until:
-                may_open = may_open and not opens
+            if isinstance(message, Open):
+                if reply is not None and reply.done():
+                    continue  # nobody learns its id
+                goes_on = envelope is opening or not priority.wait
+            else:
+                goes_on = free
+            if goes_on or self._now >= until:
                 self._turns.add(_flow(envelope), (envelope, until))
             else:
-                self._parked.append((envelope, until))
+                self._park(envelope, until)
+
+    def _next_to_open(self, parked: Iterable[_Waiting]) -> Envelope | None:
+        """Return the first message that wants to open a transaction with priority: of another client's
+        than the one that had it last, if there is one.
+        """
+        opens = [
+            one
+            for one, _ in parked
+            if isinstance(one[0], Open) and not (one[1] is not None and one[1].done())
+        ]
+        others = (one for one in opens if one[2].client is not self._keys.priority.last)
+        return next(others, opens[0] if opens else None)
 
     def _handle(self, envelope: Envelope, waited_until: int = 0) -> None:
         message, reply, lease = envelope
@@ -178,7 +202,7 @@ class Scheduler:
         except KvactorError as error:
             result = error
         except MustWait as wait:
-            self._parked.append((envelope, wait.until))
+            self._park(envelope, wait.until)
             return
         if not isinstance(result, GeneratorType):
             self._finish(context, envelope, result)
@@ -212,7 +236,7 @@ class Scheduler:
         if isinstance(result, MustWait):
             self._charge(running, context.spent)
             running.envelope[2].resize(running.held)
-            self._parked.append((running.envelope, result.until))
+            self._park(running.envelope, result.until)
         else:
             self._finish(context, running.envelope, result)
         behind, self._behind = self._behind, []

@@ -27,7 +27,7 @@ from kvactor.core.messages import (
     TransactionRef,
     TransactionState,
 )
-from kvactor.core.priority import CONFLICTS, MustWait
+from kvactor.core.priority import CONFLICTS, QUEUE, MustWait
 from kvactor.core.records import NEVER
 from kvactor.core.transaction import Event, Kind, State, Transaction, refusal
 from kvactor.core.work import STEP, Steps
@@ -95,17 +95,20 @@ class TransactionManager:
             )
         priority, conflicts = self._keys.priority, self._conflicts_of(message.retry_of)
         prior = conflicts >= CONFLICTS and priority.wait > 0
-        until = context.waited_until or context.now + priority.line_wait
-        if prior and priority.held(context.now) and context.now < until:
-            raise MustWait(until)
+        held = priority.held(context.now)
+        if prior and not context.waited_until and (held or priority.queue):
+            if priority.queue < QUEUE:
+                raise MustWait(context.now + priority.queue_wait)
+            prior = False
         transaction = Transaction(
             Kind.ISOLATED, context.now, idle_timeout, message.id, context.lease.another()
         )
         transaction.conflicts = conflicts
         transaction.lease.resize(transaction.size)
         self.isolated[message.id] = transaction
-        if prior and not priority.held(context.now):
-            priority.grant(transaction, context.now)
+        if prior and not held:
+            priority.grant(transaction, context.lease.client, context.now)
+            self._use_up(message.retry_of)
         return _state(transaction)
 
     def _conflicts_of(self, retried: str | None) -> int:
@@ -117,6 +120,11 @@ class TransactionManager:
             self._close(transaction)
         ended = self._ended.get(retried, _Ended())
         return ended.conflicts if ended.state is State.CONFLICTED else 0
+
+    def _use_up(self, retried: str | None) -> None:
+        """Forget the conflicts of a transaction: it gives one try priority."""
+        if retried is not None and retried in self._ended:
+            self._ended[retried] = msgspec.structs.replace(self._ended[retried], conflicts=0)
 
     def inspect(self, context: Context, message: Inspect) -> TransactionState:
         """See `Inspect`."""

@@ -1,10 +1,16 @@
 """Priority: a transaction that conflicts again and again gets through, and delays others briefly."""
 
+from typing import Any
+
+import pytest
+
+from kvactor.core import transaction_manager
+from kvactor.core.memory import Client, Lease, MemoryAccount
 from kvactor.core.messages import Commit, Continue, Drop, Open
-from kvactor.core.priority import CONFLICTS, LASTS
+from kvactor.core.priority import CONFLICTS, QUEUE, TERM
 from kvactor.errors import TransactionConflict
 from tests.core.builders import get, put, value
-from tests.core.harness import OwnerHarness
+from tests.core.harness import OwnerHarness, RecordingReply
 
 #: Milliseconds of `priority_wait`.
 WAIT = 50
@@ -62,7 +68,9 @@ def test_a_commit_conflicts_after_it_has_waited_and_the_one_with_priority_commit
     harness.ask(put(b"hot", b"young", "young"))
     commit = harness.ask(Commit("young"))
     assert not commit.answered
-    harness.now += WAIT
+    harness.now += WAIT - 1
+    harness.ask(get(b"hot", "t"))
+    harness.now += 1
     harness.tell(Continue())
     assert isinstance(commit.error, TransactionConflict)
     harness.ask(put(b"hot", b"old", "t"))
@@ -70,11 +78,81 @@ def test_a_commit_conflicts_after_it_has_waited_and_the_one_with_priority_commit
     assert value(harness, b"hot") == b"old"
 
 
-def test_priority_ends_with_its_time() -> None:
+def test_priority_ends_with_its_time_however_busy_the_transaction_is() -> None:
     harness = OwnerHarness()
     with_priority(harness)
-    harness.now += LASTS * WAIT
+    for _ in range(TERM * WAIT):
+        assert not harness.owner.scheduler._parked
+        harness.now += 1
+        harness.ask(get(b"hot", "t"))
     assert harness.ask(put(b"hot")).answered
+
+
+def test_a_transaction_that_is_idle_for_priority_wait_loses_its_priority() -> None:
+    harness = OwnerHarness()
+    with_priority(harness)
+    harness.now += WAIT - 1
+    write = harness.ask(put(b"hot"))
+    assert not write.answered
+    assert harness.owner.scheduler.wake_at == harness.now + 1
+    harness.now += 1
+    harness.tell(Continue())
+    assert write.answered
+
+
+def test_a_conflicted_transaction_gives_one_try_priority() -> None:
+    harness = OwnerHarness()
+    last = conflicted(harness, "t")
+    harness.ask(Open("t", retry_of=last))
+    harness.ask(Drop("t"))
+    harness.ask(Open("again", retry_of=last))
+    harness.ask(get(b"hot", "again"))
+    assert harness.ask(put(b"hot")).answered
+
+
+def test_more_opens_than_may_wait_for_priority_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transaction_manager, "QUEUE", 1)
+    harness = OwnerHarness()
+    last = [conflicted(harness, name) for name in "tuv"]
+    opens = [harness.ask(Open(name, retry_of=one)) for name, one in zip("tuv", last, strict=True)]
+    assert [reply.answered for reply in opens] == [True, False, True]
+
+
+def test_an_open_waits_for_priority_for_a_bounded_time() -> None:
+    harness = OwnerHarness()
+    last = [conflicted(harness, name) for name in "tu"]
+    opens = [harness.ask(Open(name, retry_of=one)) for name, one in zip("tu", last, strict=True)]
+    end = harness.now + QUEUE * WAIT
+    holders = iter(range(1000))
+    while harness.now < end:
+        assert not opens[1].answered
+        # Somebody always has it.
+        harness.owner._keys.priority._until = harness.now + WAIT
+        harness.ask(get(b"k%d" % next(holders), "t"))
+        harness.now += WAIT - 1
+    harness.tell(Continue())
+    assert opens[1].answered
+
+
+def test_priority_goes_to_another_client_before_it_comes_back() -> None:
+    harness = OwnerHarness()
+    account = MemoryAccount(1 << 30)
+    greedy, modest = account.connected("greedy"), account.connected("modest")
+    last = {name: conflicted(harness, name) for name in "tuv"}
+
+    def opening(name: str, client: Client) -> RecordingReply[Any]:
+        reply = RecordingReply[Any]()
+        message = Open(name, retry_of=last[name])
+        harness.owner.drain(harness.now, [(message, reply, Lease(account, client))])
+        harness.settle()
+        return reply
+
+    assert opening("t", greedy).answered
+    again, other = opening("u", greedy), opening("v", modest)
+    harness.ask(Drop("t"))
+    assert (again.answered, other.answered) == (False, True)
+    harness.ask(Drop("v"))
+    assert again.answered
 
 
 def test_a_first_try_and_an_unknown_retry_have_no_priority() -> None:

@@ -6,14 +6,14 @@ import pytest
 
 from kvactor.core import scheduler
 from kvactor.core.memory import UNCOUNTED, Lease, MemoryAccount
-from kvactor.core.messages import SHARED, Begin, Commit, Execute, Message, Stop
+from kvactor.core.messages import SHARED, Begin, Commit, Execute, Message, Open, Stop
 from kvactor.core.operations import Get, Set
 from kvactor.core.store import Store
 from kvactor.errors import OutcomeUnknown
 from kvactor.settings import Settings
 from tests.core.builders import TICK, batch, get, put, scan, value
 from tests.core.harness import OwnerHarness, RecordingReply
-from tests.core.test_priority import with_priority
+from tests.core.test_priority import conflicted, with_priority
 
 
 class Clients:
@@ -79,16 +79,15 @@ def test_clients_are_forgotten_once_nothing_waits(monkeypatch: pytest.MonkeyPatc
     assert not harness.owner.scheduler._turns._flows
 
 
-def test_a_stop_that_waits_for_a_message_takes_no_drains() -> None:
+def test_a_stop_ends_priority_and_all_that_waits_for_it_goes_on() -> None:
     harness = OwnerHarness()
-    with_priority(harness)
+    last = [conflicted(harness, name) for name in "tuvw"]
+    opens = [harness.send(Open(name, retry_of=one)) for name, one in zip("tuvw", last, strict=True)]
+    harness.ask(get(b"hot", "t"))
     parked = harness.send(put(b"hot"))
-    harness.owner.drain(harness.now, [(Stop(), None, UNCOUNTED)])
-    assert not parked.answered
-    assert not harness.news
-    harness.now = harness.owner.scheduler.wake_at
-    harness.tell(TICK)
-    assert parked.answered
+    assert [one.answered for one in (*opens, parked)] == [True, False, False, False, False]
+    harness.tell(Stop())
+    assert all(one.answered for one in (*opens, parked))
     assert harness.owner.finished
 
 

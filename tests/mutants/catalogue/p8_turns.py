@@ -27,7 +27,12 @@ MUTANTS: Final = (
         "p8-a-write-waits-for-ever",
         "A write waits until the transaction with priority has ended, however long that takes.",
         edits=(
-            Edit(_SCHEDULER, "Scheduler._unpark", find="free or self._now >= until", replace="free"),
+            Edit(
+                _SCHEDULER,
+                "Scheduler._unpark",
+                find="goes_on or self._now >= until",
+                replace="goes_on",
+            ),
         ),
         killed_by=("tests/core/test_priority.py",),
     ),
@@ -38,7 +43,7 @@ MUTANTS: Final = (
             Edit(
                 _SCHEDULER,
                 "Scheduler.run",
-                find="bool(self._parked) and not self._keys.priority.held(now)",
+                find="bool(self._parked) and not priority.held(now)",
                 replace="False",
             ),
         ),
@@ -129,5 +134,70 @@ MUTANTS: Final = (
             ),
         ),
         killed_by=("tests/test_actor.py",),
+    ),
+    Mutant(
+        "p8-an-idle-transaction-keeps-its-priority",
+        "A transaction keeps its priority for its whole term, whatever its client does.",
+        edits=(
+            Edit(
+                "kvactor/core/priority.py",
+                "Priority.until",
+                find="min(self._until, holder.last_used + self.wait)",
+                replace="self._until",
+            ),
+        ),
+        killed_by=("tests/core/test_priority.py",),
+    ),
+    Mutant(
+        "p8-one-conflict-gives-priority-for-ever",
+        "The id of a transaction that has conflicted often enough gives every try priority.",
+        edits=(
+            Edit(
+                "kvactor/core/transaction_manager.py",
+                "TransactionManager.open",
+                find="self._use_up(message.retry_of)",
+                replace="",
+            ),
+        ),
+        killed_by=("tests/core/test_priority.py",),
+    ),
+    Mutant(
+        "p8-opens-wait-without-a-bound",
+        "Any number of opens wait for priority.",
+        edits=(
+            Edit(
+                "kvactor/core/transaction_manager.py",
+                "TransactionManager.open",
+                find="priority.queue < QUEUE",
+                replace="True",
+            ),
+        ),
+        killed_by=("tests/core/test_priority.py",),
+    ),
+    Mutant(
+        "p8-priority-comes-back-at-once",
+        "The client that had priority last may have it again before others that wait.",
+        edits=(
+            Edit(
+                _SCHEDULER,
+                "Scheduler._next_to_open",
+                find="next(others, opens[0] if opens else None)",
+                replace="opens[0] if opens else None",
+            ),
+        ),
+        killed_by=("tests/core/test_priority.py",),
+    ),
+    Mutant(
+        "p4-a-stop-waits-for-priority",
+        "A stop waits until each message has had its wait for the transaction with priority.",
+        edits=(
+            Edit(
+                "kvactor/core/owner.py",
+                "Owner._stop",
+                find="self._keys.priority.stop()",
+                replace="",
+            ),
+        ),
+        killed_by=_TESTS,
     ),
 )

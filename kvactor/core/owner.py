@@ -57,8 +57,8 @@ from kvactor.core.writer import Writer, read_space
 from kvactor.errors import DataDamaged, KvactorError
 from kvactor.settings import Settings
 
-#: Expired keys that one sweep removes, in one revision.
-SWEEP_LIMIT = 1000
+#: Expired keys that one sweep removes, in one revision. The next sweep waits until it is durable.
+SWEEP_LIMIT = 250
 
 
 class Deferred(Enum):
@@ -98,8 +98,8 @@ class Owner:
         self._stopping = False
         #: whether it stops once everything that was accepted is handled
         self._stops = False
-        #: whether a sweep goes on with its next message
-        self._sweeping = False
+        #: whether there is more to sweep, and whether a message to do it is on its way
+        self._sweeping = self._sweep_posted = False
         #: whether a `Continue` is on its way
         self._continuing = False
         self._store = Store(tree)
@@ -260,6 +260,7 @@ class Owner:
         revisions = self.writer.flushed(message)
         self.held.release(message.revision)
         self.scheduler.take(self._feed.publish(revisions))
+        self._sweep_on()
 
     def _folded(self, _: Context, message: Folded) -> None:
         self.writer.folded(message)
@@ -275,12 +276,18 @@ class Owner:
             self._sweep(context)
 
     def _sweep(self, context: Context, _: Sweep | None = None) -> None:
-        self._sweeping = False
+        self._sweeping = self._sweep_posted = False
         admission = self._admission
         if self._stopping or admission.stalled or not admission.has_reserve(SWEEP_LIMIT):
             return
         self._sweeping = self._keys.sweep(context, SWEEP_LIMIT)
-        if self._sweeping:
+        if not self._store.pending:
+            self._sweep_on()
+
+    def _sweep_on(self) -> None:
+        """Go on with a sweep, between other messages."""
+        if self._sweeping and not self._sweep_posted:
+            self._sweep_posted = True
             self._post(Sweep())
 
     def _continue(self, _: Context, __: Continue) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from kvactor.core import scheduler
 from kvactor.core.memory import UNCOUNTED, Lease, MemoryAccount
-from kvactor.core.messages import SHARED, Begin, Commit, Execute, Message, Open, Stop
+from kvactor.core.messages import SHARED, Begin, Changes, Commit, Drop, Execute, Message, Open, Stop
 from kvactor.core.operations import Get, Set
 from kvactor.core.store import Store
 from kvactor.errors import OutcomeUnknown
@@ -96,7 +96,7 @@ def test_when_the_transaction_with_priority_ends_others_go_on_without_another_me
     with_priority(harness)
     parked = harness.send(put(b"hot"))
     assert not parked.answered
-    harness.ask(Commit("t"))
+    harness.ask(Drop("t"))
     assert parked.answered
 
 
@@ -145,8 +145,12 @@ def test_a_tick_leaves_a_shared_transaction_alone_that_is_being_committed(
         harness.ask(Execute(Set(b"k%d" % number, b"1", ""), SHARED))
     reply = harness.send(Commit(SHARED))
     assert not reply.answered
+    follower = harness.send(Changes(harness.owner.revision, wait=True))
+    follower.cancelled = True
     harness.now += 1000
-    harness.tell(TICK)
+    harness.owner.drain(harness.now, [(TICK, None, UNCOUNTED)])
+    # It has gone on with everything else.
+    assert len(harness.owner._feed) == 0
     harness.settle()
     assert reply.error is None
     assert value(harness, b"k999") == b"1"

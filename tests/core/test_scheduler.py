@@ -91,6 +91,21 @@ def test_a_stop_ends_priority_and_all_that_waits_for_it_goes_on() -> None:
     assert harness.owner.finished
 
 
+def test_a_stop_begins_once_what_was_accepted_before_it_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scheduler, "STEP_SIZE", 20)
+    harness = OwnerHarness()
+    harness.ask(Begin(SHARED))
+    many = (Set(b"k%d" % number, b"1", "") for number in range(100))
+    harness.send(batch(*many, transaction=SHARED))
+    commit = harness.send(Commit(SHARED))
+    assert not commit.answered
+    harness.tell(Stop())
+    assert commit.error is None
+    assert value(harness, b"k0") == b"1"
+
+
 def test_when_the_transaction_with_priority_ends_others_go_on_without_another_message() -> None:
     harness = OwnerHarness()
     with_priority(harness)
@@ -145,7 +160,7 @@ def test_a_tick_leaves_a_shared_transaction_alone_that_is_being_committed(
         harness.ask(Execute(Set(b"k%d" % number, b"1", ""), SHARED))
     reply = harness.send(Commit(SHARED))
     assert not reply.answered
-    follower = harness.send(Changes(harness.owner.revision, wait=True))
+    follower = harness.send(Changes(harness.owner.revision, 1, wait=True))
     follower.cancelled = True
     harness.now += 1000
     harness.owner.drain(harness.now, [(TICK, None, UNCOUNTED)])

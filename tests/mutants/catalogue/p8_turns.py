@@ -120,7 +120,7 @@ MUTANTS: Final = (
                 replace="self._stops",
             ),
         ),
-        killed_by=("tests/core/test_steps.py",),
+        killed_by=_TESTS,
     ),
     Mutant(
         "p8-a-later-drain-holds-back-an-earlier-one",

@@ -84,10 +84,8 @@ class StoreActor:
         #: the newest durable revision
         self.revision = self._owner.revision
         self._free_space_known = True
-        #: when the owner is given a drain that it wants, in milliseconds since the epoch; NEVER: it
-        #: wants none
-        self._waking_at = NEVER
-        self._waker: asyncio.TimerHandle | None = None
+        #: whether the owner is given a drain when it wants one; it never wants an earlier one meanwhile
+        self._waking = False
 
     @property
     def waiting(self) -> int:
@@ -161,17 +159,8 @@ class StoreActor:
             self._loop.call_later(TICK, self._tick)
             self._post(Tick(self._free_space()))
 
-    def _wake_at(self, at: int) -> None:
-        """Give the owner a drain at a time in milliseconds since the epoch, if no earlier one comes."""
-        if at >= self._waking_at:
-            return
-        if self._waker is not None:
-            self._waker.cancel()
-        self._waking_at = at
-        self._waker = self._loop.call_later(max(0, at - self._clock()) / 1000, self._wake)
-
     def _wake(self) -> None:
-        self._waking_at, self._waker = NEVER, None
+        self._waking = False
         self._put((Continue(), None, UNCOUNTED))
 
     def _free_space(self) -> FreeSpace | None:
@@ -207,8 +196,9 @@ class StoreActor:
                 self.revision = owner.revision
                 backlog = scheduler.backlog
                 self._room = mailbox_size - len(owner.held) - backlog
-                if backlog:
-                    self._wake_at(scheduler.wake_at)
+                if backlog and not self._waking and (at := scheduler.wake_at) != NEVER:
+                    self._waking = True
+                    loop.call_later(max(0, at - self._clock()) / 1000, self._wake)
                 if writer.behind:
                     _yield_to_fold()
         except Exception as error:

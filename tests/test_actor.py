@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 
 from kvactor.actor import StoreActor
-from kvactor.core.messages import Answer, Commit, Execute, Open, Status
+from kvactor.core.messages import Answer, Execute, Status
 from kvactor.core.operations import Delete
-from kvactor.core.priority import CONFLICTS
 from kvactor.core.protocols import StorageFailed
 from kvactor.errors import KeyNotFound, OutcomeUnknown, Overloaded, Stopping
 from kvactor.settings import Settings
-from kvactor.storage.directory import Storage, open_memory
+from kvactor.storage.directory import Storage
 from kvactor.storage.memory import MemoryTree
-from tests.core.builders import get, put
+from tests.core.builders import put
 from tests.core.harness import HeldJournal
 
 #: Seconds after which what is waited for has failed to happen.
@@ -206,29 +205,3 @@ async def test_ticks_go_on_with_the_last_known_free_space_when_it_cannot_be_read
         ("WARNING", f"{lost}[Errno 5] Input/output error"),
         ("INFO", "the free space of the disk can be read again"),
     ]
-
-
-async def test_a_write_waits_no_longer_because_somebody_waits_longer_to_open_a_transaction() -> None:
-    actor = StoreActor(open_memory(), Settings(), clock=lambda: 1000)
-    await actor.start()
-
-    async def conflicted(key: bytes) -> str:
-        last: str | None = None
-        for number in range(CONFLICTS):
-            name = f"{key.decode()}{number}"
-            await actor.ask(Open(name, retry_of=last))
-            await actor.ask(get(key, name))
-            await actor.ask(put(key))
-            last = name
-        assert last is not None
-        return last
-
-    one, other = await conflicted(b"one"), await conflicted(b"other")
-    await actor.ask(Open("t", retry_of=one))
-    await actor.ask(get(b"one", "t"))
-    waiting = [actor.ask(Open("u", retry_of=other)), actor.ask(put(b"one"))]
-    await actor.ask(get(b"none"))
-    assert actor._waking_at == 1000 + 50
-    await actor.ask(Commit("t"))
-    await asyncio.wait(waiting)
-    await actor.stop()

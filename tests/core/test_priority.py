@@ -134,6 +134,15 @@ def test_an_open_waits_for_priority_for_a_bounded_time() -> None:
     assert opens[1].answered
 
 
+def test_the_owner_wakes_for_an_open_that_waits_as_soon_as_for_a_write() -> None:
+    """A timer that is set for one is early enough for the other."""
+    harness = OwnerHarness()
+    last = [conflicted(harness, name) for name in "tu"]
+    for name, one in zip("tu", last, strict=True):
+        harness.send(Open(name, retry_of=one))
+    assert harness.owner.scheduler.wake_at <= harness.now + WAIT
+
+
 def test_priority_goes_to_another_client_before_it_comes_back() -> None:
     harness = OwnerHarness()
     account = MemoryAccount(1 << 30)

@@ -123,19 +123,6 @@ MUTANTS: Final = (
         killed_by=_TESTS,
     ),
     Mutant(
-        "p8-a-later-drain-holds-back-an-earlier-one",
-        "The owner wants a drain, and gets it only after one that it wanted before, which comes later.",
-        edits=(
-            Edit(
-                "kvactor/actor.py",
-                "StoreActor._wake_at",
-                find="at >= self._waking_at",
-                replace="self._waker is not None",
-            ),
-        ),
-        killed_by=("tests/test_actor.py",),
-    ),
-    Mutant(
         "p8-an-idle-transaction-keeps-its-priority",
         "A transaction keeps its priority for its whole term, whatever its client does.",
         edits=(

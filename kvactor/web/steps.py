@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from functools import partial
+from io import BytesIO
 from typing import TypeVar
 
 R = TypeVar("R")
@@ -18,7 +20,12 @@ def at_once(steps: Generator[None, None, R]) -> R:
             return result
 
 
-async def in_steps(steps: Generator[None, None, R]) -> R:
+_next_turn = partial(asyncio.sleep, 0)
+
+
+async def in_steps(
+    steps: Generator[None, None, R], pause: Callable[[], Awaitable[None]] = _next_turn
+) -> R:
     """Return the result of work that yields after each of its steps. Raises what it raises."""
     while True:
         try:
@@ -26,13 +33,27 @@ async def in_steps(steps: Generator[None, None, R]) -> R:
         except StopIteration as end:
             result: R = end.value
             return result
-        await asyncio.sleep(0)
+        await pause()
+
+
+def join(pieces: Iterable[bytes | memoryview], step: int) -> Generator[None, None, bytes]:
+    """Copy pieces into one, about `step` bytes in each step."""
+    whole = BytesIO()
+    room = step
+    for piece in pieces:
+        for start in range(0, len(piece), step):
+            if room <= 0:
+                room = step
+                yield
+            room -= whole.write(piece[start : start + step])
+    # It hands over what it has collected: nothing is copied.
+    return whole.getvalue()
 
 
 class Turnstile:
     """Lets whoever waits through in order, one a turn of the event loop.
 
-    So many large responses together hold the loop no longer than one chunk of one of them.
+    So many large responses together hold the loop no longer than one chunk or step of one of them.
     """
 
     def __init__(self) -> None:

@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterable
-from functools import partial
+from collections.abc import Generator, Iterable
 from io import BytesIO
 from typing import TypeVar
 
@@ -20,12 +19,7 @@ def at_once(steps: Generator[None, None, R]) -> R:
             return result
 
 
-_next_turn = partial(asyncio.sleep, 0)
-
-
-async def in_steps(
-    steps: Generator[None, None, R], pause: Callable[[], Awaitable[None]] = _next_turn
-) -> R:
+async def in_steps(steps: Generator[None, None, R]) -> R:
     """Return the result of work that yields after each of its steps. Raises what it raises."""
     while True:
         try:
@@ -33,7 +27,7 @@ async def in_steps(
         except StopIteration as end:
             result: R = end.value
             return result
-        await pause()
+        await asyncio.sleep(0)
 
 
 def join(pieces: Iterable[bytes | memoryview], step: int) -> Generator[None, None, bytes]:
@@ -69,6 +63,18 @@ class Turnstile:
             self._turning = True
             loop.call_soon(self._turn)
         await place
+
+    async def take(self, steps: Generator[None, None, R]) -> R:
+        """Return the result of work that yields after each of its steps: one of them in a turn. Raises
+        what it raises.
+        """
+        while True:
+            await self.pass_through()
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: R = end.value
+                return result
 
     def _turn(self) -> None:
         while self._waiting:

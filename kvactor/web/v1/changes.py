@@ -33,7 +33,7 @@ from kvactor.web.limits import Deadlines, SubscriberLimit
 from kvactor.web.negotiation import prefers
 from kvactor.web.revision_cache import RevisionCache
 from kvactor.web.routes import LAST_EVENT_ID, ResponseSpec, Route
-from kvactor.web.steps import Turnstile, in_steps, join
+from kvactor.web.steps import Turnstile, join
 
 log = logging.getLogger(__name__)
 
@@ -140,9 +140,11 @@ class ChangeRoutes:
                         # The server stops.
                         break
         whole = (b'{"revisions":[', *found[1:], b'],"since":%d}' % since)
+        size = sum(map(len, whole))
         # What the response takes is counted before it is made.
-        exchange.lease.acquire(sum(map(len, whole)))
-        body = await in_steps(join(whole, BYTES_PER_STEP), self._turnstile.pass_through)
+        exchange.lease.acquire(size)
+        large = size > BYTES_PER_STEP
+        body = await self._turnstile.take(join(whole, BYTES_PER_STEP)) if large else b"".join(whole)
         return Response(max(newest, since), body)
 
     async def _read(

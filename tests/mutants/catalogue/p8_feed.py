@@ -71,8 +71,8 @@ MUTANTS: Final = (
             Edit(
                 _CACHE,
                 "RevisionCache._take_steps",
-                find="in_steps(EncodedRevision.steps(revision), self._turnstile.pass_through)",
-                replace="in_steps(EncodedRevision.steps(revision))",
+                find="await self._turnstile.take(EncodedRevision.steps(revision))",
+                replace="await Turnstile().take(EncodedRevision.steps(revision))",
             ),
         ),
         killed_by=_CACHE_TESTS,

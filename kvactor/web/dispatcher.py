@@ -82,8 +82,8 @@ class _Stream:
         """See `Stream`. Of all views together, only a chunk counts."""
         own = sum(len(one) for one in pieces if isinstance(one, bytes))
         shared = sum(len(one) for one in pieces) - own
-        size = own + min(shared, CHUNK_SIZE)
-        if size > SMALL:
+        size = (own if own > SMALL else 0) + min(shared, CHUNK_SIZE)
+        if size:
             self._lease.acquire(size)
         try:
             async with self._deadlines.limit(None):

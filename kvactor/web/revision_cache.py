@@ -1,8 +1,8 @@
 """The newest revisions of the changes feed as text, encoded once for all followers.
 
-The rule: no encoding holds the loop longer than one step, however many go on. The cache has a bound of
-its own; all other text counts in the account of memory, from before it is made until no follower has a
-view of it.
+The rule: encodings hold the loop no longer than one step of one of them, however many go on. The cache
+has a bound of its own. Other text of more than `SMALL` bytes counts in the account of memory, from before
+it is made until no follower has a view of it.
 """
 
 import asyncio
@@ -53,11 +53,11 @@ class RevisionCache:
                 yield revision.number, pieces
 
     async def _encode(self, revision: Revision) -> EncodedRevision:
-        size = size_of(revision)
-        if len(revision.changes) <= CHANGES_AT_ONCE and size <= SMALL:
-            return self._keep(at_once(EncodedRevision.steps(revision)))
         task = self._encoding.get(revision.number)
         if task is None:
+            size = size_of(revision)
+            if len(revision.changes) <= CHANGES_AT_ONCE and size <= SMALL:
+                return self._keep(at_once(EncodedRevision.steps(revision)))
             task = asyncio.ensure_future(self._take_steps(revision, size))
             self._encoding[revision.number] = task
             task.add_done_callback(lambda done: self._encoded_now(revision.number, done))

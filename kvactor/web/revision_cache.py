@@ -1,8 +1,8 @@
 """The newest revisions of the changes feed as text, encoded once for all followers.
 
 The rule: encodings hold the loop no longer than one step of one of them, however many go on. The cache
-has a bound of its own. Other text of more than `SMALL` bytes counts in the account of memory, from before
-it is made until no follower has a view of it.
+has a bound of its own. Other text of more than `SMALL` bytes counts in the account of memory, from
+before it is made until no follower has a view of it.
 """
 
 import asyncio

@@ -535,7 +535,7 @@ async def test_a_long_poll_shows_what_it_has_read_though_its_time_is_over(
     assert answer.json()["since"] == 1
 
 
-@pytest.mark.parametrize("settings", [Settings(heartbeat=0.2)])
+@pytest.mark.parametrize("settings", [Settings(heartbeat=1)])
 async def test_a_stream_has_its_heartbeat_though_others_write_other_keys(server: Server) -> None:
     events = await follow(server, "prefix=b")
     assert await events.block() == [b":"]

@@ -1,6 +1,6 @@
 """The changes feed: the durable revisions that are kept, in order. Pure and synchronous.
 
-The rule: readers pull, and nothing is kept for any of them. The newest revisions, the tail, are in
+The rule: readers pull, and no revision is kept for any of them. The newest revisions, the tail, are in
 memory, once for all readers. The journal reads older ones in the background. So a slow reader
 costs nothing, and a reader that falls behind the history gets an error.
 """
@@ -21,8 +21,8 @@ TAIL = 1024
 TAIL_SIZE = 8 * 1024 * 1024
 
 #: The most revisions in one answer, and about the most bytes of them.
-SLICE = 100
-SLICE_SIZE = 256 * 1024
+REVISIONS_PER_READ = 100
+BYTES_PER_READ = 256 * 1024
 
 #: Readings of the journal that may wait for one another.
 MAX_READINGS = 64
@@ -162,8 +162,8 @@ class Feed:
         return revisions
 
 
-def take(revisions: Iterable[Revision], limit: int = SLICE) -> list[Revision]:
-    """Return the first revisions: at most `limit`, and no more once they have `SLICE_SIZE` bytes.
+def take(revisions: Iterable[Revision], limit: int = REVISIONS_PER_READ) -> list[Revision]:
+    """Return the first revisions: at most `limit`, and no more once they have `BYTES_PER_READ` bytes.
 
     Raises `DataDamaged` if the first cannot be read.
     """
@@ -172,9 +172,9 @@ def take(revisions: Iterable[Revision], limit: int = SLICE) -> list[Revision]:
 
 def _take(revisions: Iterable[tuple[Revision, int]], limit: int) -> list[Revision]:
     taken: list[Revision] = []
-    room = SLICE_SIZE
+    room = BYTES_PER_READ
     try:
-        for revision, size in islice(revisions, min(limit, SLICE)):
+        for revision, size in islice(revisions, min(limit, REVISIONS_PER_READ)):
             taken.append(revision)
             room -= size
             if room < 0:

@@ -7,7 +7,7 @@ coroutine: an exception in an encoder is a 500, and does not reach the owner.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -78,16 +78,20 @@ class _Stream:
         self._turnstile = dispatcher.turnstile
         self._lease = lease
 
-    async def write(self, data: bytes | memoryview) -> None:
-        """See `Stream`. A view shares its memory with others: only a chunk of it counts."""
-        if len(data) > SMALL:
-            self._lease.acquire(len(data) if isinstance(data, bytes) else CHUNK_SIZE)
+    async def write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """See `Stream`. Of all views together, only a chunk counts."""
+        own = sum(len(one) for one in pieces if isinstance(one, bytes))
+        shared = sum(len(one) for one in pieces) - own
+        size = (own if own > SMALL else 0) + min(shared, CHUNK_SIZE)
+        if size:
+            self._lease.acquire(size)
         try:
             async with self._deadlines.limit(None):
-                for start in range(0, len(data), CHUNK_SIZE):
-                    if len(data) > SMALL:
-                        await self._turnstile.pass_through()
-                    await self._response.write(data[start : start + CHUNK_SIZE])
+                for piece in pieces:
+                    for start in range(0, len(piece), CHUNK_SIZE):
+                        if len(piece) > SMALL:
+                            await self._turnstile.pass_through()
+                        await self._response.write(piece[start : start + CHUNK_SIZE])
         finally:
             self._lease.release()
 

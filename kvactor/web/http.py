@@ -5,7 +5,7 @@ turn a request into a message, and an answer into a response, are pure.
 """
 
 import re
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from hashlib import blake2b
 from http import HTTPStatus
 from types import MappingProxyType
@@ -94,8 +94,9 @@ def json_response(
 class Stream(Protocol):
     """A response that is written as it comes."""
 
-    async def write(self, data: bytes | memoryview) -> None:
-        """Write, and return when the transport has no backlog left, except for the last chunk.
+    async def write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Write, and return when the transport has no backlog left, except for the last chunk. Views
+        share their memory with others.
 
         Raises `TimeoutError` when the server stops meanwhile, `Overloaded`, and `ConnectionError`.
         """

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
+from io import BytesIO
 from typing import TypeVar
 
 R = TypeVar("R")
@@ -29,10 +30,24 @@ async def in_steps(steps: Generator[None, None, R]) -> R:
         await asyncio.sleep(0)
 
 
+def join(pieces: Iterable[bytes | memoryview], step: int) -> Generator[None, None, bytes]:
+    """Copy pieces into one, about `step` bytes in each step."""
+    whole = BytesIO()
+    room = step
+    for piece in pieces:
+        for start in range(0, len(piece), step):
+            if room <= 0:
+                room = step
+                yield
+            room -= whole.write(piece[start : start + step])
+    # It hands over what it has collected: nothing is copied.
+    return whole.getvalue()
+
+
 class Turnstile:
     """Lets whoever waits through in order, one a turn of the event loop.
 
-    So many large responses together hold the loop no longer than one chunk of one of them.
+    So many large responses together hold the loop no longer than one chunk or step of one of them.
     """
 
     def __init__(self) -> None:
@@ -48,6 +63,18 @@ class Turnstile:
             self._turning = True
             loop.call_soon(self._turn)
         await place
+
+    async def take(self, steps: Generator[None, None, R]) -> R:
+        """Return the result of work that yields after each of its steps: one of them in a turn. Raises
+        what it raises.
+        """
+        while True:
+            await self.pass_through()
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: R = end.value
+                return result
 
     def _turn(self) -> None:
         while self._waiting:

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvactor.api.changes import CHANGES_PER_STEP, EncodedRevision
+from kvactor.api.changes import BYTES_PER_STEP, CHANGES_PER_STEP, SORTED_PER_STEP, EncodedRevision
 from kvactor.core import records
 from kvactor.core.records import HIDDEN, NEVER, Revision
 
@@ -66,6 +66,20 @@ def test_hidden_keys_are_in_no_part() -> None:
     assert one.cut(b"a") == []
 
 
-def test_a_large_revision_is_encoded_in_steps() -> None:
+def test_a_revision_of_many_changes_is_encoded_in_steps() -> None:
     many = tuple((b"k%05d" % number, None) for number in range(10 * CHANGES_PER_STEP))
-    assert len(list(EncodedRevision.steps(Revision(7, 0, many)))) == 10
+    assert SORTED_PER_STEP < len(many) < 2 * SORTED_PER_STEP
+    assert len(list(EncodedRevision.steps(Revision(7, 0, many)))) == 1 + 9
+
+
+def test_a_revision_of_few_large_values_is_encoded_in_steps() -> None:
+    value = (b"x" * BYTES_PER_STEP, "text/plain")
+    few = revision_of({b"k%d" % number: value for number in range(10)})
+    assert len(list(EncodedRevision.steps(few))) == 9
+
+
+def test_changes_that_are_sorted_in_steps_are_in_order() -> None:
+    keys = [b"k%05d" % number for number in range(3 * SORTED_PER_STEP)]
+    one = encoded(Revision(7, 0, tuple((key, None) for key in reversed(keys))))
+    whole = shown(one.cut(b""))
+    assert [change["key"] for change in whole["changes"]] == [key.decode() for key in keys]

@@ -142,7 +142,7 @@ def test_revisions_older_than_the_tail_come_from_the_journal(
     restart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "TAIL", 5)
-    monkeypatch.setattr(feed, "SLICE", 3)
+    monkeypatch.setattr(feed, "REVISIONS_PER_READ", 3)
     journal, tree = CountingJournal(), MemoryTree()
     harness = OwnerHarness(journal, tree)
     for n in range(1, 13):
@@ -184,11 +184,11 @@ def test_the_tail_holds_as_many_of_the_newest_revisions_as_fit(monkeypatch: pyte
 
 def test_an_answer_is_cut_after_so_many_revisions_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     harness = OwnerHarness()
-    for _ in range(feed.SLICE + 1):
+    for _ in range(feed.REVISIONS_PER_READ + 1):
         harness.ask(put(b"a"))
-    assert numbers(harness.ask(Changes(0, 1000)).result) == list(range(1, feed.SLICE + 1))
-    assert numbers(harness.ask(Changes(1, 1000)).result) == list(range(2, feed.SLICE + 2))
-    monkeypatch.setattr(feed, "SLICE_SIZE", 1000)
+    assert numbers(harness.ask(Changes(0, 1000)).result) == list(range(1, feed.REVISIONS_PER_READ + 1))
+    assert numbers(harness.ask(Changes(1, 1000)).result) == list(range(2, feed.REVISIONS_PER_READ + 2))
+    monkeypatch.setattr(feed, "BYTES_PER_READ", 1000)
     head = harness.owner.revision
     for n in range(4):
         harness.ask(put(b"%d" % n + b"k" * 400, b"v" * 100))

@@ -1,28 +1,22 @@
 """The changes feed: GET /v1/changes, as pages, as a long poll, or as server-sent events.
 
-The rule: a follower asks for the next revisions when it has room for them. So a slow reader holds
-nothing but its own connection, and is disconnected when it does not read at all.
+The rule: a follower asks for the next revisions when it has room for them. So a slow reader holds at
+most the text of one reading, `BYTES_PER_READ` and a revision, and is disconnected when it does not read
+at all. What a reading holds is given back before the next one.
 """
 
 import asyncio
 import logging
-import weakref
-from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
 
 from kvactor import errors
 from kvactor.actor import StoreActor
-from kvactor.api.changes import (
-    CHANGES_PER_STEP,
-    ChangesPage,
-    ChangesQuery,
-    EncodedRevision,
-    Piece,
-)
+from kvactor.api.changes import BYTES_PER_STEP, ChangesPage, ChangesQuery, Piece
 from kvactor.api.values import JSON
-from kvactor.core.feed import SLICE
-from kvactor.core.memory import SMALL, Lease, MemoryAccount
+from kvactor.core.feed import REVISIONS_PER_READ
+from kvactor.core.memory import SMALL, MemoryAccount
 from kvactor.core.messages import Changes
-from kvactor.core.records import Revision
 from kvactor.errors import InvalidRequest, KvactorError
 from kvactor.settings import Settings
 from kvactor.web.http import (
@@ -37,16 +31,26 @@ from kvactor.web.http import (
 )
 from kvactor.web.limits import Deadlines, SubscriberLimit
 from kvactor.web.negotiation import prefers
+from kvactor.web.revision_cache import RevisionCache
 from kvactor.web.routes import LAST_EVENT_ID, ResponseSpec, Route
-from kvactor.web.steps import in_steps
+from kvactor.web.steps import Turnstile, join
 
 log = logging.getLogger(__name__)
 
 EVENTS = "text/event-stream"
 
-#: Revisions that are kept encoded, for all followers: how many, and how many bytes of them.
-CACHE = 1024
-CACHE_SIZE = 8 * 1024 * 1024
+
+class Part(NamedTuple):
+    """Some revisions in a row, cut for a follower."""
+
+    #: the newest revision when they were read
+    newest: int
+    #: the last of them, from which the follower continues
+    since: int
+    #: how many they are
+    looked: int
+    #: the numbers and the texts of those that the follower gets
+    cuts: list[tuple[int, list[Piece]]]
 
 
 class ChangeRoutes:
@@ -62,7 +66,8 @@ class ChangeRoutes:
     ) -> None:
         self._actor = actor
         self._settings = settings
-        self._encoder = _Encoder(account)
+        self._turnstile = Turnstile()
+        self._cache = RevisionCache(account, self._turnstile)
         self._deadlines = deadlines
         self._subscribers = subscribers
 
@@ -114,71 +119,93 @@ class ChangeRoutes:
         self, exchange: Exchange, asked: ChangesQuery, since: int, prefix: bytes
     ) -> Response:
         found: list[Piece] = []
-        looked, revision = 0, self._actor.revision
+        looked, newest = 0, self._actor.revision
         room = exchange.lease.share(self._settings.max_body_size, SMALL)
         while looked < asked.limit and room > 0:
-            answer = await exchange.ask(Changes(since, asked.limit - looked))
-            if not answer.result:
+            part = await self._read(exchange, since, asked.limit - looked, prefix)
+            if not part.looked:
                 break
-            revision = answer.revision
-            looked += len(answer.result)
-            since = answer.result[-1].number
-            room -= await self._add(found, answer.result, prefix)
+            newest, since = part.newest, part.since
+            looked += part.looked
+            room -= _add(found, part)
         if asked.wait and not found:
-            try:
-                async with self._deadlines.limit(asked.wait):
-                    while not found:
-                        answer = await exchange.ask(Changes(since, asked.limit, wait=True))
-                        revision = answer.revision
-                        if not answer.result:
-                            break
-                        since = answer.result[-1].number
-                        await self._add(found, answer.result, prefix)
-            except TimeoutError:
-                pass
+            loop = asyncio.get_running_loop()
+            end = loop.time() + asked.wait
+            with suppress(TimeoutError):
+                while not found:
+                    part = await self._read(exchange, since, asked.limit, prefix, end - loop.time())
+                    newest, since = part.newest, part.since
+                    _add(found, part)
+                    if not part.looked:
+                        # The server stops.
+                        break
+        whole = (b'{"revisions":[', *found[1:], b'],"since":%d}' % since)
+        size = sum(map(len, whole))
         # What the response takes is counted before it is made.
-        exchange.lease.acquire(sum(map(len, found)))
-        body = b'{"revisions":[%b],"since":%d}' % (b"".join(found[1:]), since)
-        return Response(max(revision, since), body)
+        exchange.lease.acquire(size)
+        large = size > BYTES_PER_STEP
+        body = await self._turnstile.take(join(whole, BYTES_PER_STEP)) if large else b"".join(whole)
+        return Response(max(newest, since), body)
 
-    async def _add(self, found: list[Piece], revisions: Sequence[Revision], prefix: bytes) -> int:
-        """Add revisions to a page, each behind a comma; return how many bytes they have."""
-        before = len(found)
-        async for _, pieces in self._encoder.cut(revisions, prefix):
-            found += (b",", *pieces)
-        return sum(map(len, found[before:]))
+    async def _read(
+        self, exchange: Exchange, since: int, limit: int, prefix: bytes, wait: float | None = None
+    ) -> Part:
+        """Return the next revisions, cut. With `wait`, there is one at least, unless the server stops.
+
+        Raises `TimeoutError` if there is none for `wait` seconds. What has been read is always cut and
+        returned, however long that takes: no revision is passed over.
+        """
+        try:
+            if wait is None:
+                answer = await exchange.ask(Changes(since, limit))
+            else:
+                async with self._deadlines.limit(wait):
+                    answer = await exchange.ask(Changes(since, limit, wait=True))
+            revisions = answer.result
+            cuts = [cut async for cut in self._cache.cut(revisions, prefix)]
+            since = revisions[-1].number if revisions else since
+            return Part(answer.revision, since, len(revisions), cuts)
+        finally:
+            # The revisions are held no more, and the cache counts what is left of their text.
+            exchange.lease.release()
 
     async def _follow(self, exchange: Exchange, since: int, prefix: bytes) -> None:
-        # Asked before the stream begins, so that an error has a status of its own.
-        answer = await exchange.ask(Changes(since, SLICE))
+        loop = asyncio.get_running_loop()
+        # Read before the stream begins, so that an error has a status of its own.
+        part = await self._read(exchange, since, REVISIONS_PER_READ, prefix)
         headers = {
             "Content-Type": EVENTS,
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
-            REVISION: str(answer.revision),
+            REVISION: str(part.newest),
         }
-        text = await self._events(answer.result, prefix) or [b":\n\n"]
+        since, text = part.since, _events(part) or [b":\n\n"]
+        del part
         stream: Stream | None = None
         try:
             stream = await exchange.stream(headers)
+            heartbeat_at = loop.time()
             while True:
-                if answer.result:
-                    since = answer.result[-1].number
-                for piece in text:
-                    await stream.write(piece)
+                if text:
+                    await stream.write(text)
+                    # While the stream waits, it holds nothing.
+                    text.clear()
+                    heartbeat_at = loop.time() + self._settings.heartbeat
                 try:
-                    async with self._deadlines.limit(self._settings.heartbeat):
-                        answer = await exchange.ask(Changes(since, SLICE, wait=True))
+                    part = await self._read(
+                        exchange, since, REVISIONS_PER_READ, prefix, heartbeat_at - loop.time()
+                    )
                 except TimeoutError:
                     if self._deadlines.stopping:
                         return
                     # An event without data only sets the id from which the client resumes.
                     text = [b":\nid: %d\n\n" % since if prefix else b":\n\n"]
                     continue
-                if not answer.result:
+                if not part.looked:
                     # The server stops.
                     return
-                text = await self._events(answer.result, prefix)
+                since, text = part.since, _events(part)
+                del part
         except TimeoutError:
             # The server stops before this client has read its events: it resumes from there.
             if stream is not None:
@@ -186,83 +213,29 @@ class ChangeRoutes:
         except (ConnectionError, KvactorError) as error:
             log.debug("a reader of the changes has ended at revision %d: %s", since, error)
 
-    async def _events(self, revisions: Sequence[Revision], prefix: bytes) -> list[Piece]:
-        """Return revisions as server-sent events: small ones joined, large ones in shared pieces."""
-        small: list[Piece] = []
-        found: list[Piece] = []
-        async for number, pieces in self._encoder.cut(revisions, prefix):
-            first, *rest = pieces
-            event = (b"id: %d\ndata: " % number + first, *rest, b"\n\n")
-            if sum(map(len, event)) <= SMALL:
-                small += event
-            else:
-                found += (b"".join(small), *event)
-                small = []
-        return [piece for piece in (*found, b"".join(small)) if piece]
+
+def _add(found: list[Piece], part: Part) -> int:
+    """Add revisions to a page, each behind a comma; return how many bytes they have."""
+    before = len(found)
+    for _, pieces in part.cuts:
+        found += (b",", *pieces)
+    return sum(map(len, found[before:]))
 
 
-class _Encoder:
-    """Encodes each revision once for all followers, in steps between which others are served.
+def _events(part: Part) -> list[Piece]:
+    """Return revisions as server-sent events: small ones joined, large ones in shared pieces.
 
-    The last ones are kept: `CACHE` of them at most, and `CACHE_SIZE` bytes, or one that is larger. One
-    that is not kept any more counts in the account of memory as long as a follower uses it.
+    If there are none, but more to read, an event without data, which sets the id to resume from.
     """
-
-    def __init__(self, account: MemoryAccount) -> None:
-        self._account = account
-        self._encoded: dict[int, EncodedRevision] = {}
-        self._size = 0
-        self._encoding: dict[int, asyncio.Future[EncodedRevision]] = {}
-
-    async def cut(
-        self, revisions: Sequence[Revision], prefix: bytes
-    ) -> AsyncIterator[tuple[int, list[Piece]]]:
-        """Yield the number and the text of revisions; with a prefix, of those that change such keys.
-
-        Raises `Overloaded` if there is no memory to encode one.
-        """
-        for revision in revisions:
-            encoded = self._encoded.get(revision.number) or await self._encode(revision)
-            if pieces := encoded.cut(prefix):
-                yield revision.number, pieces
-
-    async def _encode(self, revision: Revision) -> EncodedRevision:
-        if len(revision.changes) < CHANGES_PER_STEP:
-            return self._keep(revision.number, await self._take_steps(revision))
-        task = self._encoding.get(revision.number)
-        if task is None:
-            task = asyncio.ensure_future(self._take_steps(revision))
-            self._encoding[revision.number] = task
-            task.add_done_callback(lambda done: self._encoded_now(revision.number, done))
-        return await asyncio.shield(task)
-
-    async def _take_steps(self, revision: Revision) -> EncodedRevision:
-        lease = Lease(self._account, self._account.nobody)
-        size = sum(len(key) + len(record or b"") for key, record in revision.changes)
-        if size > SMALL:
-            lease.acquire(size)
-        try:
-            return await in_steps(EncodedRevision.steps(revision))
-        finally:
-            lease.close()
-
-    def _encoded_now(self, number: int, task: "asyncio.Future[EncodedRevision]") -> None:
-        del self._encoding[number]
-        if not task.cancelled() and task.exception() is None:
-            self._keep(number, task.result())
-
-    def _keep(self, number: int, one: EncodedRevision) -> EncodedRevision:
-        encoded = self._encoded
-        encoded[number] = one
-        self._size += one.size
-        while len(encoded) > 1 and (len(encoded) > CACHE or self._size > CACHE_SIZE):
-            self._drop(encoded.pop(next(iter(encoded))))
-        return one
-
-    def _drop(self, one: EncodedRevision) -> None:
-        self._size -= one.size
-        if one.size > SMALL:
-            # Until no follower uses it.
-            lease = Lease(self._account, self._account.nobody)
-            lease.acquire(one.size, refuse=False)
-            weakref.finalize(one, lease.close)
+    small: list[Piece] = []
+    found: list[Piece] = []
+    for number, (first, *rest) in part.cuts:
+        event = (b"id: %d\ndata: " % number + first, *rest, b"\n\n")
+        if sum(map(len, event)) <= SMALL:
+            small += event
+        else:
+            found += (b"".join(small), *event)
+            small = []
+    if not part.cuts and part.since < part.newest:
+        small = [b"id: %d\n\n" % part.since]
+    return [piece for piece in (*found, b"".join(small)) if piece]

@@ -14,6 +14,7 @@ from tests.mutants.catalogue import (
     p8,
     p8_accounts,
     p8_connections,
+    p8_feed,
     p8_space,
     p8_turns,
     p9,
@@ -34,6 +35,7 @@ MUTANTS: Final = (
     *p8_accounts.MUTANTS,
     *p8_space.MUTANTS,
     *p8_turns.MUTANTS,
+    *p8_feed.MUTANTS,
     *p9.MUTANTS,
     *p10.MUTANTS,
 )

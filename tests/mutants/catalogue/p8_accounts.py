@@ -246,8 +246,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/api/changes.py",
                 "EncodedRevision.cut",
-                find="self._text[self._places[first] : self._places[end] - 1]",
-                replace="self._text[self._places[first] : self._places[end - 1] - 1]",
+                find="self._view[self._places[first] : self._places[end] - 1]",
+                replace="self._view[self._places[first] : self._places[end - 1] - 1]",
             ),
         ),
         killed_by=("tests/api/test_changes.py",),

@@ -16,8 +16,8 @@ from kvactor.core.records import Revision
 from kvactor.settings import Settings
 from kvactor.storage.directory import Storage
 from kvactor.storage.memory import MemoryJournal
+from kvactor.web import revision_cache
 from kvactor.web.server import ACCOUNT
-from kvactor.web.v1 import changes as web_changes
 from tests.core.builders import TICK
 from tests.web.conftest import PATIENCE, Answer, Client, Connection, FakeClock, Server, message
 from tests.web.v1.conftest import JSON, TEXT, ask, commit, opened, problem, put
@@ -116,7 +116,7 @@ async def test_a_key_that_expires_is_deleted_in_the_feed(
 async def test_a_page_ends_early_when_its_revisions_are_large(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "SLICE", 1)
+    monkeypatch.setattr(feed, "REVISIONS_PER_READ", 1)
     for number in range(5):
         await ask(client, "PUT", f"/v1/kv/k{number}", b"." * 400)
     got = await page(client)
@@ -420,8 +420,8 @@ async def test_a_follower_over_the_limit_is_refused_until_another_leaves(
 async def test_followers_at_different_places_get_every_event_with_a_small_cache(
     server: Server, monkeypatch: pytest.MonkeyPatch, cache: int, size: int
 ) -> None:
-    monkeypatch.setattr(web_changes, "CACHE", cache)
-    monkeypatch.setattr(web_changes, "CACHE_SIZE", size)
+    monkeypatch.setattr(revision_cache, "TAIL", cache)
+    monkeypatch.setattr(revision_cache, "TAIL_SIZE", size)
     for number in range(8):
         await server.set("a", number)
     for since in (5, 0, 4, 7, 2, 5):
@@ -464,3 +464,104 @@ async def test_a_page_that_memory_does_not_suffice_for_is_refused_before_it_is_m
     other.close()
     account.disconnected("other")
     assert (await ask(client, "GET", "/v1/changes")).status == 200
+
+
+# -- followers of few keys --
+
+#: With a byte that somebody else holds, an account of a fraction of the history.
+NARROW = Settings(max_in_flight_size=1 << 20)
+
+
+@pytest.fixture
+async def history(server: Server, app: web.Application, monkeypatch: pytest.MonkeyPatch) -> int:
+    """60 revisions of 60 kB in the journal, and then one of the key `wanted`, which is returned."""
+    monkeypatch.setattr(feed, "TAIL", 2)
+    monkeypatch.setattr(feed, "BYTES_PER_READ", 64 * 1024)
+    for number in range(60):
+        await server.request("PUT", f"/v1/kv/a{number}", "x" * 60_000)
+    Lease(app[ACCOUNT], app[ACCOUNT].connected("other")).acquire(1)
+    return (await server.request("PUT", "/v1/kv/wanted", 1)).revision
+
+
+@pytest.mark.parametrize("settings", [NARROW])
+async def test_a_stream_with_a_prefix_gets_through_history_and_holds_nothing_of_it(
+    server: Server, app: web.Application, actor: StoreActor, history: int
+) -> None:
+    events = await follow(server, "prefix=wanted")
+    progress = []
+    while (block := await events.block()) and not block[-1].startswith(b"data: "):
+        progress.append(block)
+    assert block is not None
+    assert block[0] == b"id: %d" % history
+    # An event without data sets the id to resume from.
+    ids = [int(line[4:]) for (line,) in progress]
+    assert len(ids) > 10
+    assert ids == sorted(set(ids))
+    await waiting(actor)
+    assert app[ACCOUNT].used == 1
+
+
+@pytest.mark.parametrize("settings", [NARROW])
+@pytest.mark.parametrize("query", ["limit=1000", "limit=1&wait=300"])
+async def test_a_page_and_a_long_poll_with_a_prefix_get_through_history(
+    server: Server, app: web.Application, history: int, query: str
+) -> None:
+    answer = await server.request("GET", f"/v1/changes?prefix=wanted&{query}")
+    assert answer.status == 200
+    assert [event["revision"] for event in answer.json()["revisions"]] == [history]
+    assert app[ACCOUNT].used == 1
+
+
+async def test_a_long_poll_shows_what_it_has_read_though_its_time_is_over(
+    server: Server, app: web.Application, actor: StoreActor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = EncodedRevision.steps
+    poll = await server.send(message("GET", "/v1/changes?wait=300"))
+    await waiting(actor)
+
+    def interrupted(revision: Revision) -> Any:
+        # As a stop does: all waits end.
+        ended = asyncio.ensure_future(app.on_shutdown.send(app))
+        while not ended.done():
+            yield
+        return (yield from steps(revision))
+
+    monkeypatch.setattr(EncodedRevision, "steps", interrupted)
+    many = [{"op": "put", "key": f"k{number:04}", "value": 1} for number in range(1000)]
+    await server.request("POST", "/v1/batch", {"operations": many})
+    answer = await poll.answer()
+    assert answer is not None
+    assert [event["revision"] for event in answer.json()["revisions"]] == [1]
+    assert answer.json()["since"] == 1
+
+
+@pytest.mark.parametrize("settings", [Settings(heartbeat=1)])
+async def test_a_stream_has_its_heartbeat_though_others_write_other_keys(server: Server) -> None:
+    events = await follow(server, "prefix=b")
+    assert await events.block() == [b":"]
+    beat = asyncio.create_task(events.block())
+    written = 0
+    async with asyncio.timeout(PATIENCE):
+        while not beat.done():
+            await server.set("a", written)
+            written += 1
+    lines = beat.result()
+    assert lines is not None
+    assert lines[0] == b":"
+    assert int(lines[1].removeprefix(b"id: ")) > 0
+
+
+async def test_a_stream_that_waits_holds_no_text(
+    server: Server, app: web.Application, actor: StoreActor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revision_cache, "TAIL_SIZE", 1000)
+    for key in ("a", "b"):
+        await server.request("PUT", f"/v1/kv/{key}", "x" * 100_000)
+    events = await follow(server, "since=1")
+    assert await events.ids(1) == [2]
+    await waiting(actor)
+    # It takes the other's place in the cache.
+    assert (await server.request("GET", "/v1/changes?limit=1")).status == 200
+    async with asyncio.timeout(PATIENCE):
+        while app[ACCOUNT].used:
+            await asyncio.sleep(0)

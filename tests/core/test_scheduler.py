@@ -158,10 +158,11 @@ def test_a_tick_leaves_a_shared_transaction_alone_that_is_being_committed(
     harness.ask(Begin(SHARED))
     for number in range(1000):
         harness.ask(Execute(Set(b"k%d" % number, b"1", ""), SHARED))
+    follower = harness.send(Changes(harness.owner.revision, 1, wait=True))
+    assert len(harness.owner._feed) == 1
+    follower.cancelled = True
     reply = harness.send(Commit(SHARED))
     assert not reply.answered
-    follower = harness.send(Changes(harness.owner.revision, 1, wait=True))
-    follower.cancelled = True
     harness.now += 1000
     harness.owner.drain(harness.now, [(TICK, None, UNCOUNTED)])
     # It has gone on with everything else.

@@ -97,7 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(
             ge=1000,
-            description="units of work of one request, about microseconds of the owner's time",
+            description="units of work of one request: each is one to three microseconds of the server's time",
         ),
     ] = 50_000
     mailbox_size: Annotated[int, Meta(ge=1, description="requests in the mailbox; more get 503")] = (

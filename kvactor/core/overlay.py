@@ -99,6 +99,8 @@ class Memtable(Overlay):
         self.expiring: list[tuple[int, bytes]] = []
         #: bytes of all entries ever merged, overwritten ones too: about the growth of the journal
         self.grown = 0
+        #: tombstones ever merged, overwritten ones too: what ranges step over in vain, at most
+        self.tombstones = 0
         self._merged = 0
 
     def merge(self, above: Overlay) -> None:

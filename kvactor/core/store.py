@@ -56,6 +56,8 @@ class Staging:
         self.overlay = Overlay()
         #: how many keys the store has more, once this is applied
         self.growth = 0
+        #: how many deletions were put here
+        self.tombstones = 0
         #: (expiry, key) of records that expire
         self.expiring: list[tuple[int, bytes]] = []
 
@@ -208,6 +210,7 @@ class Store:
             elif before is not MISSING:
                 into.overlay.put(key, TOMBSTONE)
                 into.growth -= 1
+                into.tombstones += 1
                 changed.append((key, None))
         return changed
 
@@ -216,6 +219,7 @@ class Store:
         batch = self._staging
         batch.overlay.merge(staging.overlay)
         batch.growth += staging.growth
+        batch.tombstones += staging.tombstones
         batch.expiring += staging.expiring
         self._number(changed, now)
 
@@ -253,6 +257,7 @@ class Store:
             raise OutOfOrder("apply: nothing is flushing")
         batch, self._flushing = self._flushing, _Batch()
         self.memtable.merge(batch.overlay)
+        self.memtable.tombstones += batch.tombstones
         for expiring in batch.expiring:
             heapq.heappush(self.memtable.expiring, expiring)
         self.keys += batch.growth
@@ -308,6 +313,7 @@ class Store:
             for key, record in revision.changes:
                 before = self.current(key)
                 self.keys += (before is MISSING) - (record is None)
+                self.memtable.tombstones += record is None
                 changes.put(key, TOMBSTONE if record is None else record)
                 if record is not None and expiry_of(record) != NEVER:
                     heapq.heappush(self.memtable.expiring, (expiry_of(record), key))

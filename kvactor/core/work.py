@@ -4,7 +4,7 @@ The rule: overlays, store and tree charge each step before they take it. So the 
 message is bounded by what it walks, not by what it finds: tombstones, expired keys and values that
 nobody asks for count.
 
-One unit is about one microsecond of the owner's time. The table below has what costs how many.
+One unit is one to three microseconds of the owner's time. The table below has what costs how many.
 """
 
 from collections.abc import Generator

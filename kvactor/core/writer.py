@@ -4,7 +4,7 @@ The rule: one flush, one fold and one trimming are under way at a time, each end
 failed one ends the process (P10).
 
     flush    staged revisions go to the journal as soon as it is free
-    fold     the memtable goes to the tree once it is full, or before a stop
+    fold     the memtable goes to the tree once it is full, or has many tombstones, or before a stop
     forget   the journal trims history that no append has trimmed, with a tick, or when space is low
 """
 
@@ -21,6 +21,9 @@ from kvactor.settings import Settings
 
 #: How often a memtable may be overwritten before it is folded. This bounds the journal.
 MAX_REWRITES = 8
+
+#: How many deletions a memtable takes before it is folded: ranges step over each until then.
+MAX_TOMBSTONES = 10_000
 
 #: There is more to forget than was forgotten.
 _FORGOTTEN_NOTHING = (0, 0, 0)
@@ -123,6 +126,7 @@ class Writer:
         full = (
             memtable.size >= limit
             or memtable.grown >= limit * rewrites
+            or memtable.tombstones >= MAX_TOMBSTONES
             or self._space.fold_is_large(len(memtable))
         )
         if full and not self._store.folding:

@@ -187,4 +187,17 @@ MUTANTS: Final = (
         ),
         killed_by=_TESTS,
     ),
+    Mutant(
+        "p8-tombstones-stay-until-the-memtable-is-full",
+        "Deletions are folded by their bytes alone. Ranges step over tens of thousands of them.",
+        edits=(
+            Edit(
+                "kvactor/core/writer.py",
+                "Writer._fold_if_full",
+                find="memtable.tombstones >= MAX_TOMBSTONES",
+                replace="False",
+            ),
+        ),
+        killed_by=("tests/core/test_work.py",),
+    ),
 )

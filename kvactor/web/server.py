@@ -167,10 +167,15 @@ class Connections(web.Server):
             self._loop.call_later(self._pause, self._sweep)
 
     def _sweep(self) -> None:
-        for connection, transport in list(self._unread.items()):
-            if _has_left(transport):
-                self._unread.pop(connection, None)
-                connection.waits.leave()
+        try:
+            self._end_slow()
+            self._end_gone()
+        finally:
+            self._sweeping = bool(self._slow or self._unread)
+            if self._sweeping:
+                self._loop.call_later(self._pause, self._sweep)
+
+    def _end_slow(self) -> None:
         now, disconnected = self._loop.time(), 0
         for connection, transport in list(self._slow.items()):
             left = _unread(transport)
@@ -183,9 +188,12 @@ class Connections(web.Server):
         if disconnected:
             self._actor.metrics.slow_clients_disconnected += disconnected
             log.info("slow clients disconnected: %d", disconnected)
-        self._sweeping = bool(self._slow or self._unread)
-        if self._sweeping:
-            self._loop.call_later(self._pause, self._sweep)
+
+    def _end_gone(self) -> None:
+        for connection, transport in list(self._unread.items()):
+            if _has_left(transport):
+                self._unread.pop(connection, None)
+                connection.waits.leave()
 
     # -- the end --
 
@@ -213,12 +221,15 @@ def _unread(transport: asyncio.Transport) -> int:
 
 
 def _has_left(transport: asyncio.Transport) -> bool:
-    """Has the client ended its side? The kernel knows, though nothing is read."""
+    """Has the client ended its side? The kernel knows, though nothing is read.
+
+    macOS has no `POLLRDHUP`; its `POLLHUP` is set as soon as one side has ended.
+    """
     socket = transport.get_extra_info("socket")
     if socket is None:
         return False
     poll = select.poll()
-    poll.register(socket.fileno(), select.POLLRDHUP)
+    poll.register(socket.fileno(), getattr(select, "POLLRDHUP", select.POLLHUP))
     return bool(poll.poll(0))
 
 

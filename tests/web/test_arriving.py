@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import re
+import select
 import tracemalloc
 from collections.abc import Iterator
 
@@ -233,9 +234,16 @@ async def test_what_waits_behind_a_request_is_dropped_when_the_client_goes(
 
 
 @pytest.mark.parametrize("settings", [Settings(write_timeout=0.05)])
+@pytest.mark.parametrize("polls", [True, False], ids=["POLLRDHUP", "without, as on macOS"])
 async def test_a_client_that_goes_is_noticed_while_nothing_is_read_from_it(
-    server: Server, actor: StoreActor, account: MemoryAccount
+    server: Server,
+    actor: StoreActor,
+    account: MemoryAccount,
+    monkeypatch: pytest.MonkeyPatch,
+    polls: bool,
 ) -> None:
+    if not polls:
+        monkeypatch.delattr(select, "POLLRDHUP")
     connection = await server.send(POLL)
     await until(lambda: actor.metrics.subscribers() == 1)
     await connection.send(GET * 2000)
@@ -243,6 +251,20 @@ async def test_a_client_that_goes_is_noticed_while_nothing_is_read_from_it(
     await connection.reset()
     await until(lambda: actor.metrics.subscribers() == 0)
     await until(lambda: account.used == actor.metrics.connections == 0)
+
+
+@pytest.mark.parametrize("settings", [Settings(write_timeout=0.05)])
+async def test_a_client_that_cannot_be_looked_at_keeps_nobody_from_being_looked_at_again(
+    server: Server, actor: StoreActor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+    with monkeypatch.context() as patched:
+        patched.setattr("kvactor.web.server._has_left", None)
+        connection = await server.send(POLL + GET * QUEUE)
+        await until(lambda: len(failed) > 1)
+    await connection.reset()
+    await until(lambda: actor.metrics.connections == 0)
 
 
 @pytest.mark.parametrize("settings", [Settings(max_in_flight_size=100 * KiB)])

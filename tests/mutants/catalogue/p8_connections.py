@@ -21,9 +21,49 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/web/server.py",
-                "Connections._sweep",
+                "Connections._end_gone",
                 find="connection.waits.leave()",
                 replace="",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-a-gone-client-is-looked-for-on-linux-alone",
+        "macOS has no POLLRDHUP: there, no gone client is noticed.",
+        edits=(
+            Edit(
+                "kvactor/web/server.py",
+                "_has_left",
+                find='getattr(select, "POLLRDHUP", select.POLLHUP)',
+                replace="select.POLLRDHUP",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-connections-are-swept-until-one-fails",
+        "After a connection that cannot be looked at, no slow or gone client is looked for again.",
+        edits=(
+            Edit(
+                "kvactor/web/server.py",
+                "Connections._sweep",
+                find="""
+                    try:
+                        self._end_slow()
+                        self._end_gone()
+                    finally:
+                        self._sweeping = bool(self._slow or self._unread)
+                        if self._sweeping:
+                            self._loop.call_later(self._pause, self._sweep)
+                """,
+                replace="""
+                    self._end_slow()
+                    self._end_gone()
+                    self._sweeping = bool(self._slow or self._unread)
+                    if self._sweeping:
+                        self._loop.call_later(self._pause, self._sweep)
+                """,
             ),
         ),
         killed_by=_ARRIVING,

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from kvactor.actor import StoreActor
-from kvactor.core.memory import MemoryAccount
+from kvactor.core.memory import Lease, MemoryAccount
 from kvactor.settings import Settings
 from kvactor.web.connection import LINGER_SIZE, MAX_HEAD, QUEUE
 from kvactor.web.logs import LINES, SHOWN
@@ -140,6 +140,49 @@ async def test_after_a_malformed_head_nothing_is_kept_and_the_collector_is_not_n
         assert len(client.taken) < KiB + 2 * SHOWN
         await until(lambda: client.ended)  # noqa: B023
         client.abort()
+    await until(lambda: actor.metrics.connections == 0)
+    await turns()
+    after, _ = tracemalloc.get_traced_memory()
+    assert account.used == 0
+    assert after - before < MiB
+
+
+CHUNKED = message("PUT", "/v1/kv/a", None, {"Transfer-Encoding": "chunked"})
+CHUNK = b"10000\r\n" + bytes(64 * KiB) + b"\r\n"
+
+
+@pytest.mark.parametrize("ending", ["gone", "malformed", "overloaded", "too large", "late"])
+@pytest.mark.parametrize("settings", [Settings(max_body_size=MiB, body_timeout=0.5)])
+async def test_nothing_is_kept_of_a_body_that_is_broken_off_and_the_collector_is_not_needed(
+    server: Server,
+    runner: web.AppRunner,
+    account: MemoryAccount,
+    actor: StoreActor,
+    no_collector: None,
+    ending: str,
+) -> None:
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(5):
+        client = Client(runner, CHUNKED)
+        for _ in range(15):
+            await turns()
+            client.receive(CHUNK)
+        await turns()
+        others = Lease(account, account.nobody)
+        if ending == "gone":
+            client.abort()
+        elif ending == "malformed":
+            client.receive(b"zz\r\n")
+        elif ending == "overloaded":
+            others.acquire(account.size, refuse=False)
+            client.receive(CHUNK)
+        elif ending == "too large":
+            client.receive(2 * CHUNK)
+        if ending != "gone":
+            await until(lambda: client.answers == 1)  # noqa: B023
+            assert client.taken[9:].startswith((b"400 ", b"503 ", b"413 ", b"408 "))
+            client.abort()
+        others.close()
     await until(lambda: actor.metrics.connections == 0)
     await turns()
     after, _ = tracemalloc.get_traced_memory()

@@ -82,6 +82,19 @@ MUTANTS: Final = (
         killed_by=_ARRIVING,
     ),
     Mutant(
+        "p8-a-broken-body-waits-for-the-collector",
+        "A body that is broken off stays in memory, uncounted, until the collector of cycles runs.",
+        edits=(
+            Edit(
+                "kvactor/web/body_reader.py",
+                "_broken",
+                find="error.__traceback__ = None",
+                replace="",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
         "p8-a-head-has-no-bound",
         "Each line of a head has a bound, and all lines together have none.",
         edits=(

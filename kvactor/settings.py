@@ -204,6 +204,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(
             ge=16 * _MiB,
+            le=1 << 45,  # a process has 1 << 47, on most systems
             description="bytes of address space of the journal, and of the tree: their upper bounds",
         ),
     ] = 1 << 40

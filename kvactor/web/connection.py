@@ -1,5 +1,5 @@
 """One connection: what is done with the bytes that arrive, and how it ends. With `server`, all code
-that relies on aiohttp's internals.
+that relies on aiohttp's internals, but for two attributes of a request in `dispatcher`.
 
 The rule: what a connection holds has a bound, and counts in the account of memory before it is held.
 `Connection.data_received` alone decides about a chunk:
@@ -31,7 +31,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 from multidict import CIMultiDict
 
-from kvactor.core.memory import SMALL, Client, Lease, MemoryAccount
+from kvactor.core.memory import SMALL, Lease, MemoryAccount
 from kvactor.errors import InvalidRequest, KvactorError, Overloaded
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.http import CONTENT_TYPE, NO_HEADERS, REVISION, TIME, Response
@@ -176,8 +176,8 @@ class Connection(Handler):
         )
         self._of = of
         self._address = ""
-        #: whose connection it is; None: it is not connected
-        self.client: Client | None = None
+        #: whose connection it is; nobody's, unless it is connected
+        self.client = of.account.nobody
         #: bytes that the client has not taken, and since when
         self.left = 0
         self.since = 0.0
@@ -187,7 +187,7 @@ class Connection(Handler):
         #: the body that has not arrived whole; it is that of the newest request
         self._arriving: StreamReader | None = None
         #: what the connection itself holds, and where a body under way is counted
-        self._lease = Lease(of.account, of.account.nobody)
+        self._lease = Lease(of.account, self.client)
         self._counting = self._lease
         self._dropped = 0
         self._lingering: asyncio.Future[None] | None = None
@@ -209,10 +209,11 @@ class Connection(Handler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio: forget what has arrived, and end what is waited for."""
         self._of.ended(self)
-        if self.client is not None:
+        account = self._of.account
+        if self.client is not account.nobody:
             self._lease.close()
-            self.client = None
-            self._of.account.disconnected(self._address)
+            self.client = account.nobody
+            account.disconnected(self._address)
         if self._waiter is None:
             # Nobody turns to these any more. (Otherwise the connection's task is about to take one.)
             self._messages.clear()
@@ -232,8 +233,8 @@ class Connection(Handler):
         arriving = self._arriving
         if arriving is not None and not self._body_has_room(arriving, len(data)):
             return
-        waiting = len(self._messages)
-        busy = waiting or self._request_in_progress
+        waiting = len(self._messages) > 0
+        behind = waiting or self._request_in_progress
         try:
             messages, upgraded, tail = parser.feed_data(data)
         except HttpProcessingError as error:
@@ -242,7 +243,7 @@ class Connection(Handler):
             self._malformed(InvalidRequest(f"The request cannot be read: {text}"))
             return
         if arriving is not None and arriving.is_eof():
-            self._arrived(waiting > 0)
+            self._arrived(waiting)
         if messages:
             self._request_count += len(messages)
             self._messages.extend(messages)
@@ -250,9 +251,9 @@ class Connection(Handler):
             if payload is not EMPTY_PAYLOAD and not payload.is_eof():
                 self._arriving = payload
             head = self._head
-            behind = busy or len(messages) > 1
+            behind = behind or len(messages) > 1
             if head or len(data) > SMALL:
-                self._heads_have_ended(messages, len(data), behind=bool(behind))
+                self._heads_have_ended(messages, len(data), behind=behind)
             waiter = self._waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
@@ -490,11 +491,6 @@ def connection_of(request: web.BaseRequest) -> Connection | None:
     """Return the connection that a request came over; None: it is not one of ours."""
     protocol = request.protocol
     return protocol if isinstance(protocol, Connection) else None
-
-
-def client_of(request: web.Request, account: MemoryAccount) -> Client:
-    """Return the client that has sent a request. All without a connection of ours are one."""
-    return getattr(request.protocol, "client", None) or account.nobody
 
 
 def _size(message: RawRequestMessage) -> int:

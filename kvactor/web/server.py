@@ -1,11 +1,12 @@
-"""A server with connections of its own. With `connection`, all code that relies on aiohttp's internals.
+"""A server with connections of its own. With `connection`, all code that relies on aiohttp's internals,
+but for two attributes of a request in `dispatcher`.
 
 Slow readers are disconnected, connections over the limit get 503, and a stop waits only for requests in
 progress. No request pays for that: a connection is counted when it begins and when it ends, and
 checked, once a second, only while the kernel does not take what there is to send.
 
 (Other bounds on what arrives: `connection`; `keepalive_timeout` for the time of a head; `body_reader`
-for bodies.) `tests/web/test_server.py` names each internal that both files rely on; pyproject.toml pins
+for bodies.) `tests/web/test_server.py` names each internal that is relied on; pyproject.toml pins
 aiohttp below the next minor version.
 """
 

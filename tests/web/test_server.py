@@ -93,6 +93,8 @@ SET: list[tuple[Any, str, str]] = [
     (web.Server, "self.request_handler =", "our server calls the application"),
     (web.Server, "self.request_factory =", "our server makes the application's requests"),
     (streams.StreamReader, "self.total_bytes =", "a body counts from its first byte"),
+    (web.BaseRequest, "self._message =", "the head of a request is read without calls"),
+    (web.BaseRequest, "self._protocol =", "a request is counted for the client of its connection"),
 ]
 
 #: Behaviour, by the source that shows it.

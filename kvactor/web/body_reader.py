@@ -9,8 +9,8 @@ from kvactor.core.memory import SMALL, Lease
 from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidRequest, KvactorError, Stopping
 from kvactor.settings import Settings
 from kvactor.web.connection import connection_of
-from kvactor.web.limits import Deadlines
 from kvactor.web.logs import Digest, shown
+from kvactor.web.waits import Deadlines
 
 _TRANSFER_ENCODING = istr("Transfer-Encoding")
 _EXPECT = istr("Expect")
@@ -81,7 +81,7 @@ class BodyReader:
             error = content.exception()
             if error is not None:
                 raise _broken(request, error) from None
-            if self._deadlines.stopping:
+            if self._deadlines.must_end:
                 raise Stopping("The server is shutting down. Nothing was done.") from None
             raise BodyTimeout(f"The body has not arrived within {self._timeout:g} s.") from None
         except _FAILURES as error:

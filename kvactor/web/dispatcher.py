@@ -1,9 +1,9 @@
 """The dispatcher: the one adapter between aiohttp's requests and the endpoints.
 
 In this order: guard, body, parse, ask, encode, account, count, send. The rule: every request gets one
-response and is counted once, and its lease of the account of memory is closed when the response is
-sent, when the request fails, or when the connection is lost. Everything runs in the request's own
-coroutine: an exception in an encoder is a 500, and does not reach the owner.
+response and is counted once, unless it is cancelled. Its lease of the account of memory is closed when
+the response is sent, when the request fails, or when the connection is lost. Everything runs in the
+request's own coroutine: an exception in an encoder is a 500, and does not reach the owner.
 """
 
 import logging
@@ -18,15 +18,17 @@ from kvactor.actor import StoreActor
 from kvactor.core.memory import SMALL, Lease, MemoryAccount
 from kvactor.core.messages import Answer, Message
 from kvactor.errors import KvactorError, RecordDamaged
+from kvactor.web.aiohttp_response import send, to_aiohttp
 from kvactor.web.body_reader import BodyReader
-from kvactor.web.connection import connection_of, send, to_aiohttp
+from kvactor.web.connection import connection_of
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.guard import Form, RequestGuard
 from kvactor.web.http import NO_PARAMETERS, Exchange, NoRoute, Request, Response
-from kvactor.web.limits import CHUNK_SIZE, Deadlines
+from kvactor.web.limits import CHUNK_SIZE
 from kvactor.web.logs import shown
 from kvactor.web.routes import READS, Endpoint, Handler, Route
 from kvactor.web.steps import Turnstile, in_steps
+from kvactor.web.waits import Deadlines
 
 log = logging.getLogger(__name__)
 

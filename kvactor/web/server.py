@@ -28,7 +28,8 @@ from kvactor.actor import StoreActor
 from kvactor.core.memory import MemoryAccount
 from kvactor.errors import KvactorError, TooManyConnections
 from kvactor.settings import Settings
-from kvactor.web.connection import LINGER, Connection, to_aiohttp
+from kvactor.web.aiohttp_response import to_aiohttp
+from kvactor.web.connection import LINGER, Connection
 from kvactor.web.errors import error_response
 from kvactor.web.limits import CHUNK_SIZE
 from kvactor.web.logs import AccessLogger, Digest
@@ -144,7 +145,7 @@ class Connections(web.Server):
 
     def watch(self, connection: Connection, transport: asyncio.Transport) -> None:
         """Watch a connection whose client has not taken everything."""
-        connection.left = _unread(transport)
+        connection.unsent = _unread(transport)
         connection.since = self._loop.time()
         self._slow[connection] = transport
         self._begin_sweeping()
@@ -180,8 +181,8 @@ class Connections(web.Server):
         now, disconnected = self._loop.time(), 0
         for connection, transport in list(self._slow.items()):
             left = _unread(transport)
-            if left <= connection.left - CHUNK_SIZE:
-                connection.left, connection.since = left, now
+            if left <= connection.unsent - CHUNK_SIZE:
+                connection.unsent, connection.since = left, now
             elif now - connection.since >= self._settings.write_timeout:
                 _reset(transport)
                 self._slow.pop(connection, None)

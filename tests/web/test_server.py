@@ -16,7 +16,7 @@ from aiohttp import http_exceptions, http_parser, http_writer, streams, web, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import make_mocked_request
 
-from kvactor.web.connection import to_aiohttp
+from kvactor.web.aiohttp_response import to_aiohttp
 from kvactor.web.http import Response
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"

@@ -53,7 +53,7 @@ class BatchRoutes:
         return at_once(self.parse_steps(request))
 
     def parse_steps(self, request: Request) -> Generator[None, None, Batch]:
-        """POST /v1/batch, in steps. Items are decoded only once it is clear that they are not too many.
+        """POST /v1/batch, in steps. The executor refuses too many items, too: here, none is decoded.
 
         Raises `BatchTooLarge` and `InvalidRequest`.
         """

@@ -35,10 +35,11 @@ from kvactor.web.http import (
     query,
     revision_in,
 )
-from kvactor.web.limits import Deadlines, SubscriberLimit
+from kvactor.web.limits import SubscriberLimit
 from kvactor.web.negotiation import prefers
 from kvactor.web.routes import LAST_EVENT_ID, ResponseSpec, Route
 from kvactor.web.steps import in_steps
+from kvactor.web.waits import Deadlines
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ class ChangeRoutes:
                     async with self._deadlines.limit(self._settings.heartbeat):
                         answer = await exchange.ask(Changes(since, SLICE, wait=True))
                 except TimeoutError:
-                    if self._deadlines.stopping:
+                    if self._deadlines.must_end:
                         return
                     # An event without data only sets the id from which the client resumes.
                     text = [b":\nid: %d\n\n" % since if prefix else b":\n\n"]

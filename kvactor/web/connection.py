@@ -331,16 +331,16 @@ class Connection(GracefulHandler):
 
     def _malformed(self, error: KvactorError) -> None:
         self._server.refused(error)
-        if self._arriving is not None:
-            self._abandon(self._arriving, error)
-        else:
-            self._refuse(error)
+        self._refuse(error)
 
     def _refuse(self, error: KvactorError) -> None:
         """Answer with an error once all requests before are answered; parse and keep nothing more."""
         self._parser = None
         self._head = 0
         self._lease.release()
+        if self._arriving is not None:
+            self._abandon(self._arriving, error)
+            return
         self._request_count += 1
         self._messages.append((_ErrInfo(HTTPStatus.BAD_REQUEST, error, ""), EMPTY_PAYLOAD))
         waiter = self._waiter
@@ -353,7 +353,11 @@ class Connection(GracefulHandler):
         self._arriving = None
         arriving.set_exception(error)
         arriving.feed_eof()
-        self.close()
+        message, _ = self._messages[-1] if self._messages else (None, None)
+        if isinstance(message, RawRequestMessage):
+            self._messages[-1] = (message._replace(should_close=True), arriving)
+        else:
+            self.close()
 
     def _drop(self, size: int) -> None:
         self._dropped += size

@@ -328,6 +328,22 @@ async def test_what_is_behind_a_request_is_refused_without_memory_for_it(
     assert account.used == 0
 
 
+async def test_a_body_behind_a_request_that_is_refused_is_not_waited_for(
+    server: Server, runner: web.AppRunner, account: MemoryAccount, actor: StoreActor
+) -> None:
+    client = Client(runner, POLL)
+    await until(lambda: actor.metrics.subscribers() == 1)
+    others = Lease(account, account.nobody)
+    others.acquire(account.size, refuse=False)
+    client.receive(GET + CHUNKED + CHUNK)
+    others.close()
+    await server.proves_itself()  # which ends the long poll
+    await until(lambda: client.ended or client.is_closing())
+    statuses = re.findall(rb"HTTP/1\.[01] (\d+)", client.taken)
+    assert statuses == [b"200", b"200", b"503"]
+    assert account.used == 0
+
+
 # -- clients that go --
 
 

@@ -114,6 +114,23 @@ MUTANTS: Final = (
         killed_by=_ARRIVING,
     ),
     Mutant(
+        "p8-a-refused-body-is-waited-for",
+        "A body whose rest is refused is waited for until body_timeout.",
+        edits=(
+            Edit(
+                _CONNECTION,
+                "Connection._refuse",
+                find="""
+                    if self._arriving is not None:
+                        self._abandon(self._arriving, error)
+                        return
+                """,
+                replace="",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
         "p8-a-refused-client-is-listened-to-for-ever",
         "What a refused client still sends is dropped without a bound.",
         edits=(

@@ -97,7 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(
             ge=1000,
-            description="units of work of one request: each is one to three microseconds of the server's time",
+            description="units of work of one request, of 1 to 3 microseconds each",
         ),
     ] = 50_000
     mailbox_size: Annotated[int, Meta(ge=1, description="requests in the mailbox; more get 503")] = (
@@ -204,6 +204,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(
             ge=16 * _MiB,
+            le=1 << 45,  # a process has 1 << 47, on most systems
             description="bytes of address space of the journal, and of the tree: their upper bounds",
         ),
     ] = 1 << 40

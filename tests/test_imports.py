@@ -41,7 +41,16 @@ WEB = ("kvactor.api", "kvactor.web")
 #: The modules of the web layer that know aiohttp; all others know requests and responses as values.
 ADAPTERS = tuple(
     f"kvactor.web.{name}"
-    for name in ("app", "body_reader", "connection", "dispatcher", "guard", "logs", "server")
+    for name in (
+        "aiohttp_response",
+        "app",
+        "body_reader",
+        "connection",
+        "dispatcher",
+        "guard",
+        "logs",
+        "server",
+    )
 )
 
 ROOT = Path(kvactor.__file__).parent

@@ -33,6 +33,7 @@ def test_every_setting_has_help_a_default_a_flag_and_a_line_in_the_readme(settin
     [
         ({"KVACTOR_PORT": "65536"}, {}, "KVACTOR_PORT=65536: port is at most 65535."),
         ({}, {"port": "-1"}, "--port=-1: port is at least 0."),
+        ({}, {"map_size": str(1 << 70)}, f"--map-size={1 << 70}: map_size is at most {1 << 45}."),
         ({}, {"port": "x"}, "--port=x: 'x' is not a whole number."),
         ({}, {"port": "1.5"}, "--port=1.5: '1.5' is not a whole number."),
         ({}, {"port": ""}, "--port=: '' is not a whole number."),

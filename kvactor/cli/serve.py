@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Mapping
@@ -25,9 +26,11 @@ from kvactor.server import Server, TcpListener
 from kvactor.settings import Settings, service_links
 from kvactor.storage.directory import Storage, open_directory, open_memory
 from kvactor.web.guard import is_loopback
-from kvactor.web.limits import connections_possible
 
 log = logging.getLogger(__package__)
+
+#: Files that the server opens beside connections: the data, the log, the loop's own.
+OTHER_FILES = 100
 
 
 def run(settings: Settings, armed: Mapping[str, Failpoint]) -> int:
@@ -57,7 +60,7 @@ def run(settings: Settings, armed: Mapping[str, Failpoint]) -> int:
 
 async def serve(storage: Storage, settings: Settings, where: str, deadline: ExitDeadline) -> int:
     """Serve a storage until a signal or a failure; return the exit status. Raises `CannotListen`."""
-    possible = connections_possible()
+    possible = _connections_possible()
     if settings.max_connections > possible:
         log.warning(
             "max_connections is %d, and the process may open files for %d: that is the limit now",
@@ -112,3 +115,13 @@ def _stop_at_signals(server: Server) -> None:
 
 def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _connections_possible() -> int:
+    """Let the process open as many files as it may; return how many of them can be connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        hard = soft  # as on systems that say "unlimited" and do not mean it
+    return max(1, (1 << 31 if hard == resource.RLIM_INFINITY else hard) - OTHER_FILES)

@@ -40,6 +40,12 @@ _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 #: The names of what is in the directory.
 _OURS: Final = ("LOCK", "FORMAT", "journal", "tree", "data.mdb", "lock.mdb")
 
+#: What to do about errors of LMDB's that say nothing about the data.
+_ADVICE: Final[dict[type[lmdb.Error], str]] = {
+    lmdb.MemoryError: "Lower --map-size, or raise the limit of address space (ulimit -v).",
+    lmdb.DiskError: "Make room on the disk.",
+}
+
 
 class Storage(msgspec.Struct, frozen=True):
     """A journal and its tree, and the descriptor of the lock on their directory (None in memory)."""
@@ -93,6 +99,10 @@ def open_directory(path: Path, map_size: int) -> Storage:
         raise DataDirectoryError(
             f"Cannot use the data directory {path}: {error.filename or path}: {error.strerror}. "
             "Choose one that this user may write, with --data-dir."
+        ) from error
+    except tuple(_ADVICE) as error:
+        raise DataDirectoryError(
+            f"Cannot use the data directory {path}: {error}. {_ADVICE[type(error)]}"
         ) from error
     except lmdb.Error as error:
         raise DataDamaged(

@@ -19,7 +19,7 @@ from kvactor.web.dispatcher import Dispatcher
 from kvactor.web.docs import DocsRoutes
 from kvactor.web.guard import Form, RequestGuard
 from kvactor.web.http import Exchange, NoRoute, Response
-from kvactor.web.limits import Deadlines, SubscriberLimit
+from kvactor.web.limits import SubscriberLimit
 from kvactor.web.routes import Handler, Route
 from kvactor.web.server import ACCOUNT, ACTOR, Anywhere, check_parser
 from kvactor.web.status import StatusRoutes
@@ -27,6 +27,7 @@ from kvactor.web.v1 import batch, keys
 from kvactor.web.v1.changes import ChangeRoutes
 from kvactor.web.v1.ranges import RangeRoutes
 from kvactor.web.v1.transactions import TransactionRoutes
+from kvactor.web.waits import Deadlines
 
 #: The form of requests without a route: any.
 ANY = Form("")

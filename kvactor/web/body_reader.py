@@ -6,15 +6,18 @@ from aiohttp import HttpVersion11, web
 from multidict import istr
 
 from kvactor.core.memory import SMALL, Lease
-from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidRequest, Stopping
+from kvactor.errors import BodyTimeout, BodyTooLarge, InvalidRequest, KvactorError, Stopping
 from kvactor.settings import Settings
 from kvactor.web.connection import connection_of
-from kvactor.web.limits import Deadlines
 from kvactor.web.logs import Digest, shown
+from kvactor.web.waits import Deadlines
 
 _TRANSFER_ENCODING = istr("Transfer-Encoding")
 _EXPECT = istr("Expect")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+#: What a read raises: the parser's, aiohttp's when the client is gone, and the connection's.
+_FAILURES = (web.RequestPayloadError, ConnectionError, KvactorError)
 
 _broken_off = Digest(logging.getLogger(__name__), "a body was broken off")
 
@@ -41,7 +44,7 @@ class BodyReader:
             return None
         try:
             body = content.read_nowait()
-        except (web.RequestPayloadError, ConnectionError) as error:
+        except _FAILURES as error:
             raise _broken(request, error) from None
         if len(body) > self._maximum:
             raise self._too_large()
@@ -78,10 +81,10 @@ class BodyReader:
             error = content.exception()
             if error is not None:
                 raise _broken(request, error) from None
-            if self._deadlines.stopping:
+            if self._deadlines.must_end:
                 raise Stopping("The server is shutting down. Nothing was done.") from None
             raise BodyTimeout(f"The body has not arrived within {self._timeout:g} s.") from None
-        except (web.RequestPayloadError, ConnectionError) as error:
+        except _FAILURES as error:
             raise _broken(request, error) from None
         finally:
             if connection is not None:
@@ -94,7 +97,12 @@ class BodyReader:
         return BodyTooLarge(f"The body is larger than max_body_size allows: {self._maximum} bytes.")
 
 
-def _broken(request: web.Request, error: BaseException) -> InvalidRequest:
+def _broken(request: web.Request, error: BaseException) -> KvactorError:
+    """Return the outcome for a body whose read has raised `error`."""
+    # It leads to the body, and the reader keeps the error: a cycle.
+    error.__traceback__ = None
+    if isinstance(error, KvactorError):
+        return type(error)(*error.args)
     text = shown(" ".join(str(error).split()))
     _broken_off.add(f"{request.method} {shown(request.raw_path)}: {text}")
     return InvalidRequest(f"The body cannot be read: {text}")

@@ -1,5 +1,5 @@
 """One connection: what is done with the bytes that arrive, and how it ends. With `server`, all code
-that relies on aiohttp's internals.
+that relies on aiohttp's internals, but for two attributes of a request in `dispatcher`.
 
 The rule: what a connection holds has a bound, and counts in the account of memory before it is held.
 `Connection.data_received` alone decides about a chunk:
@@ -7,8 +7,8 @@ The rule: what a connection holds has a bound, and counts in the account of memo
 - A head that arrives in pieces is counted, up to `MAX_HEAD` bytes. One that is whole costs nothing.
 - A body that arrives in pieces is counted on the lease of the request that reads it, before that on the
   connection's.
-- What arrives behind a request that has not been turned to is counted, at most `QUEUE` requests of it
-  are parsed, and reading pauses until the connection turns to the last of them.
+- Bytes behind an unhandled request count. At most `QUEUE` requests are parsed ahead; reading pauses
+  until the last of them is being handled.
 - After something that is refused, nothing more is parsed or kept: it is dropped, up to a bound in bytes
   and time, so that a client that is still sending can read why.
 
@@ -29,22 +29,21 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
-from multidict import CIMultiDict
 
-from kvactor.core.memory import SMALL, Client, Lease, MemoryAccount
+from kvactor.core.memory import SMALL, Lease, MemoryAccount
 from kvactor.errors import InvalidRequest, KvactorError, Overloaded
+from kvactor.web.aiohttp_response import send, to_aiohttp
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
-from kvactor.web.http import CONTENT_TYPE, NO_HEADERS, REVISION, TIME, Response
-from kvactor.web.limits import CHUNK_SIZE, WAITS, Waits
 from kvactor.web.logs import shown
+from kvactor.web.waits import WAITS, Waits
 
 log = logging.getLogger(__name__)
 
 #: Bytes of one request's head, all lines together.
 MAX_HEAD: Final = 64 * 1024
 
-#: Requests of one connection that are parsed, and whose turn has not come. With one, nothing would tell
-#: whether more has arrived behind it.
+#: Requests of one connection that are parsed ahead. Two, so that a full queue shows that more has
+#: arrived.
 QUEUE: Final = 2
 
 #: For how many seconds, and bytes, a connection drops what a client still sends after its refusal.
@@ -52,48 +51,7 @@ LINGER: Final = 2.0
 LINGER_SIZE: Final = 64 * 1024 * 1024
 
 
-class _Response(web.Response):
-    """A response whose headers aiohttp does not copy, and whose parts it does not check again."""
-
-    def __init__(self, status: int, body: bytes, headers: CIMultiDict[str]) -> None:
-        web.StreamResponse.__init__(self, status=status, _real_headers=headers)
-        self._body = body
-
-    def take_body(self) -> bytes:
-        """Return the body, which the response does not send itself then."""
-        body, self._body = self._body, None
-        return body if isinstance(body, bytes) else b""
-
-
-def to_aiohttp(response: Response, time: int) -> web.Response:
-    """Return a response as aiohttp sends it, judged at `time`; 0: the owner was not asked."""
-    headers: CIMultiDict[str] = CIMultiDict()
-    headers[CONTENT_TYPE] = response.content_type
-    headers[REVISION] = str(response.revision)
-    if time:
-        headers[TIME] = str(time)
-    if response.headers is not NO_HEADERS:
-        headers.update(response.headers)
-    return _Response(response.status, response.body, headers)
-
-
-async def send(request: web.BaseRequest, response: web.Response) -> None:
-    """Send a response, and return when the client has it. aiohttp does not send it again.
-
-    A large body is written in slices: aiohttp would copy it whole behind the head.
-    """
-    with suppress(ConnectionError):  # aiohttp meets it again, and ends the connection
-        await response.prepare(request)
-        body = response.body
-        large = isinstance(body, bytes) and len(body) > CHUNK_SIZE
-        if large and isinstance(response, _Response) and request.method != hdrs.METH_HEAD:
-            view = memoryview(response.take_body())
-            for start in range(0, len(view), CHUNK_SIZE):
-                await response.write(view[start : start + CHUNK_SIZE])
-        await response.write_eof()
-
-
-class Handler(web.RequestHandler):
+class GracefulHandler(web.RequestHandler):
     """A connection that a stop waits for only while it handles a request.
 
     A stop would also wait for one of aiohttp's own if its task has not begun yet, or while it drops
@@ -113,7 +71,7 @@ class Handler(web.RequestHandler):
         await super().shutdown(timeout)
 
 
-class Owner(Protocol):
+class ConnectionServer(Protocol):
     """What connections have in common."""
 
     account: MemoryAccount
@@ -141,7 +99,7 @@ class Owner(Protocol):
         """Count and log a request that could not be read."""
 
 
-class Connection(Handler):
+class Connection(GracefulHandler):
     """A connection of a client, and what it holds."""
 
     __slots__ = (
@@ -153,14 +111,14 @@ class Connection(Handler):
         "_head",
         "_lease",
         "_lingering",
-        "_of",
+        "_server",
         "client",
-        "left",
         "since",
+        "unsent",
         "waits",
     )
 
-    def __init__(self, of: Owner, manager: web.Server, **limits: Any) -> None:
+    def __init__(self, server: ConnectionServer, manager: web.Server, **limits: Any) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(manager, loop=loop, **limits)
         self._parser = HttpRequestParser(
@@ -174,12 +132,12 @@ class Connection(Handler):
             auto_decompress=False,
             max_msg_queue_size=QUEUE,
         )
-        self._of = of
+        self._server = server
         self._address = ""
-        #: whose connection it is; None: it is not connected
-        self.client: Client | None = None
+        #: whose connection it is; nobody's, unless it is connected
+        self.client = server.account.nobody
         #: bytes that the client has not taken, and since when
-        self.left = 0
+        self.unsent = 0
         self.since = 0.0
         self.waits = Waits()
         #: bytes of a head under way
@@ -187,7 +145,7 @@ class Connection(Handler):
         #: the body that has not arrived whole; it is that of the newest request
         self._arriving: StreamReader | None = None
         #: what the connection itself holds, and where a body under way is counted
-        self._lease = Lease(of.account, of.account.nobody)
+        self._lease = Lease(server.account, self.client)
         self._counting = self._lease
         self._dropped = 0
         self._lingering: asyncio.Future[None] | None = None
@@ -201,18 +159,19 @@ class Connection(Handler):
             WAITS.reset(token)
         # The name is a host and a port, or "" for a socket without a name.
         self._address = str((transport.get_extra_info("peername") or ("",))[0])
-        self.client = self._lease.client = self._of.account.connected(self._address)
+        self.client = self._lease.client = self._server.account.connected(self._address)
         # So writing pauses as soon as anything is left, and all that is left is watched, even when
         # the connection is closing and only waits for that. (uvloop's class is no `asyncio.Transport`.)
         cast(asyncio.Transport, transport).set_write_buffer_limits(0)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio: forget what has arrived, and end what is waited for."""
-        self._of.ended(self)
-        if self.client is not None:
+        self._server.ended(self)
+        account = self._server.account
+        if self.client is not account.nobody:
             self._lease.close()
-            self.client = None
-            self._of.account.disconnected(self._address)
+            self.client = account.nobody
+            account.disconnected(self._address)
         if self._waiter is None:
             # Nobody turns to these any more. (Otherwise the connection's task is about to take one.)
             self._messages.clear()
@@ -232,8 +191,8 @@ class Connection(Handler):
         arriving = self._arriving
         if arriving is not None and not self._body_has_room(arriving, len(data)):
             return
-        waiting = len(self._messages)
-        busy = waiting or self._request_in_progress
+        waiting = len(self._messages) > 0
+        behind = waiting or self._request_in_progress
         try:
             messages, upgraded, tail = parser.feed_data(data)
         except HttpProcessingError as error:
@@ -242,7 +201,7 @@ class Connection(Handler):
             self._malformed(InvalidRequest(f"The request cannot be read: {text}"))
             return
         if arriving is not None and arriving.is_eof():
-            self._arrived(waiting > 0)
+            self._arrived(waiting)
         if messages:
             self._request_count += len(messages)
             self._messages.extend(messages)
@@ -250,9 +209,9 @@ class Connection(Handler):
             if payload is not EMPTY_PAYLOAD and not payload.is_eof():
                 self._arriving = payload
             head = self._head
-            behind = busy or len(messages) > 1
+            behind = behind or len(messages) > 1
             if head or len(data) > SMALL:
-                self._heads_have_ended(messages, len(data), behind=bool(behind))
+                self._heads_have_ended(messages, len(data), behind=behind)
             waiter = self._waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
@@ -338,7 +297,7 @@ class Connection(Handler):
             return
         self._pause_reading_for_buffer()
         if self.transport is not None:
-            self._of.paused(self, self.transport)
+            self._server.paused(self, self.transport)
 
     def _resume_reading_if_drained(self) -> None:
         """See aiohttp: the connection has turned to a request, while reading is paused."""
@@ -349,7 +308,7 @@ class Connection(Handler):
             self._lease.release()
             if self._arriving is not None:
                 self._count(self._arriving.total_bytes)
-            self._of.resumed(self)
+            self._server.resumed(self)
             self._resume_reading_for_buffer()
 
     def _upgrade(self, message: RawRequestMessage, tail: bytes | None) -> None:
@@ -371,17 +330,17 @@ class Connection(Handler):
     # -- the end --
 
     def _malformed(self, error: KvactorError) -> None:
-        self._of.refused(error)
-        if self._arriving is not None:
-            self._abandon(self._arriving, error)
-        else:
-            self._refuse(error)
+        self._server.refused(error)
+        self._refuse(error)
 
     def _refuse(self, error: KvactorError) -> None:
         """Answer with an error once all requests before are answered; parse and keep nothing more."""
         self._parser = None
         self._head = 0
         self._lease.release()
+        if self._arriving is not None:
+            self._abandon(self._arriving, error)
+            return
         self._request_count += 1
         self._messages.append((_ErrInfo(HTTPStatus.BAD_REQUEST, error, ""), EMPTY_PAYLOAD))
         waiter = self._waiter
@@ -394,7 +353,11 @@ class Connection(Handler):
         self._arriving = None
         arriving.set_exception(error)
         arriving.feed_eof()
-        self.close()
+        message, _ = self._messages[-1] if self._messages else (None, None)
+        if isinstance(message, RawRequestMessage):
+            self._messages[-1] = (message._replace(should_close=True), arriving)
+        else:
+            self.close()
 
     def _drop(self, size: int) -> None:
         self._dropped += size
@@ -408,7 +371,7 @@ class Connection(Handler):
         """
         transport = self.transport
         self._parser = None
-        if transport is None or transport.is_closing() or self._force_close or self.waits.left:
+        if transport is None or transport.is_closing() or self._force_close or self.waits.client_gone:
             return
         with suppress(NotImplementedError, OSError, RuntimeError):
             transport.write_eof()
@@ -426,7 +389,7 @@ class Connection(Handler):
             self._lingering.set_result(None)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
-        """See aiohttp and `Handler`."""
+        """See aiohttp and `GracefulHandler`."""
         self._end_lingering()
         await super().shutdown(timeout)
 
@@ -447,7 +410,7 @@ class Connection(Handler):
         self, err_info: Any
     ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         async def refuse(request: web.BaseRequest) -> web.StreamResponse:
-            response = to_aiohttp(error_response("", err_info.exc, self._of.revision), 0)
+            response = to_aiohttp(error_response("", err_info.exc, self._server.revision), 0)
             response.force_close()
             await send(request, response)
             await self.linger()
@@ -469,7 +432,7 @@ class Connection(Handler):
         detail = "The server has made a mistake; its log says more."
         error = HTTPStatus.INTERNAL_SERVER_ERROR
         response = to_aiohttp(
-            status_response(request.path, self._of.revision, error, INTERNAL_ERROR, detail), 0
+            status_response(request.path, self._server.revision, error, INTERNAL_ERROR, detail), 0
         )
         response.force_close()
         return response
@@ -478,23 +441,18 @@ class Connection(Handler):
         """See asyncio."""
         super().pause_writing()
         # Only a connection with a transport is written to.
-        self._of.watch(self, cast(asyncio.Transport, self.transport))
+        self._server.watch(self, cast(asyncio.Transport, self.transport))
 
     def resume_writing(self) -> None:
         """See asyncio."""
         super().resume_writing()
-        self._of.unwatch(self)
+        self._server.unwatch(self)
 
 
 def connection_of(request: web.BaseRequest) -> Connection | None:
     """Return the connection that a request came over; None: it is not one of ours."""
     protocol = request.protocol
     return protocol if isinstance(protocol, Connection) else None
-
-
-def client_of(request: web.Request, account: MemoryAccount) -> Client:
-    """Return the client that has sent a request. All without a connection of ours are one."""
-    return getattr(request.protocol, "client", None) or account.nobody
 
 
 def _size(message: RawRequestMessage) -> int:

@@ -1,9 +1,9 @@
 """The dispatcher: the one adapter between aiohttp's requests and the endpoints.
 
 In this order: guard, body, parse, ask, encode, account, count, send. The rule: every request gets one
-response and is counted once, and its lease of the account of memory is closed when the response is
-sent, when the request fails, or when the connection is lost. Everything runs in the request's own
-coroutine: an exception in an encoder is a 500, and does not reach the owner.
+response and is counted once, unless it is cancelled. Its lease of the account of memory is closed when
+the response is sent, when the request fails, or when the connection is lost. Everything runs in the
+request's own coroutine: an exception in an encoder is a 500, and does not reach the owner.
 """
 
 import logging
@@ -18,15 +18,17 @@ from kvactor.actor import StoreActor
 from kvactor.core.memory import SMALL, Lease, MemoryAccount
 from kvactor.core.messages import Answer, Message
 from kvactor.errors import KvactorError, RecordDamaged
+from kvactor.web.aiohttp_response import send, to_aiohttp
 from kvactor.web.body_reader import BodyReader
-from kvactor.web.connection import client_of, connection_of, send, to_aiohttp
+from kvactor.web.connection import connection_of
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.guard import Form, RequestGuard
 from kvactor.web.http import NO_PARAMETERS, Exchange, NoRoute, Request, Response
-from kvactor.web.limits import CHUNK_SIZE, Deadlines
+from kvactor.web.limits import CHUNK_SIZE
 from kvactor.web.logs import shown
 from kvactor.web.routes import READS, Endpoint, Handler, Route
 from kvactor.web.steps import Turnstile, in_steps
+from kvactor.web.waits import Deadlines
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +164,7 @@ class Dispatcher:
                 raise TypeError(f"{route.method} {route.name}: a handler gets no body")
             return self.serve_handler(endpoint, route.method, route.name, route.form)
         check, ask, account = self._guard.check, self.ask, self.account
+        nobody = account.nobody
         clock, count = self._clock, self._actor.metrics.counter(route.method, route.name)
         arrived, read, body = self._bodies.arrived, self._bodies.read, route.body is not None
         parse, encode, large = endpoint.parse, endpoint.encode, endpoint.large
@@ -173,11 +176,12 @@ class Dispatcher:
 
         async def dispatch(source: web.Request) -> web.StreamResponse:
             began, unread = clock(), False
-            lease = Lease(account, client_of(source, account))
+            lease = Lease(account, getattr(source._protocol, "client", nobody))
             try:
                 try:
-                    target, headers = source.raw_path, source.headers
-                    check(source.version, target, headers, form)
+                    head = source._message  # each of aiohttp's properties would be a call
+                    target, headers = head.path, head.headers
+                    check(head.version, target, headers, form)
                     whole = arrived(source, lease) if body else b""
                     content = await read(source, lease) if whole is None else whole
                     parameters = source.match_info if named else NO_PARAMETERS
@@ -213,7 +217,10 @@ class Dispatcher:
                     return await _send_and_close(source, response)
                 return await _send(source, response, time) if lease.size else to_aiohttp(response, time)
             finally:
-                lease.close()
+                # As `close`, which would be two calls for a request that holds nothing.
+                lease.closed = True
+                if lease.size:
+                    lease.release()
 
         return dispatch
 
@@ -224,7 +231,7 @@ class Dispatcher:
 
         async def dispatch(source: web.Request) -> web.StreamResponse:
             began = clock()
-            lease = Lease(self.account, client_of(source, self.account))
+            lease = Lease(self.account, getattr(source._protocol, "client", self.account.nobody))
             unread = False
             try:
                 try:

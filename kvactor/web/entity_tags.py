@@ -92,6 +92,8 @@ def _version(request: Request, opaque: str) -> int | None:
 
 def precondition(request: Request) -> Precondition | None:
     """Return the precondition of a write. Raises `InvalidRequest`."""
+    if IF_MATCH not in request.headers and IF_NONE_MATCH not in request.headers:
+        return None
     match, none_match = header_list(request, IF_MATCH), header_list(request, IF_NONE_MATCH)
     if none_match is not None:
         if none_match.strip(" \t") != "*" or match is not None:
@@ -112,8 +114,7 @@ def not_modified(request: Request, tag: str) -> bool:
     In the order of RFC 9110, 13.2.2. Raises `PreconditionFailed` if `If-Match` does not hold, and
     `InvalidRequest`.
     """
-    headers = request.headers
-    if IF_MATCH not in headers and IF_NONE_MATCH not in headers:
+    if IF_MATCH not in request.headers and IF_NONE_MATCH not in request.headers:
         return False
     match, none_match = header_list(request, IF_MATCH), header_list(request, IF_NONE_MATCH)
     if match is not None and not parse("If-Match", match).strong(tag):

@@ -68,8 +68,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 class Response(msgspec.Struct, frozen=True, gc=False):
     """A response that was true at `revision`; `headers` are those beside the ones that all have.
 
-    `time` is the owner's for it, in milliseconds since the epoch; 0: that of the request's only answer,
-    if there is one.
+    `time` is the owner's for it, in milliseconds since the epoch; 0: use that of the owner's answer.
     """
 
     revision: int

@@ -1,11 +1,12 @@
-"""A server with connections of its own. With `connection`, all code that relies on aiohttp's internals.
+"""A server with connections of its own. With `connection`, all code that relies on aiohttp's internals,
+but for two attributes of a request in `dispatcher`.
 
 Slow readers are disconnected, connections over the limit get 503, and a stop waits only for requests in
 progress. No request pays for that: a connection is counted when it begins and when it ends, and
 checked, once a second, only while the kernel does not take what there is to send.
 
 (Other bounds on what arrives: `connection`; `keepalive_timeout` for the time of a head; `body_reader`
-for bodies.) `tests/web/test_server.py` names each internal that both files rely on; pyproject.toml pins
+for bodies.) `tests/web/test_server.py` names each internal that is relied on; pyproject.toml pins
 aiohttp below the next minor version.
 """
 
@@ -27,7 +28,8 @@ from kvactor.actor import StoreActor
 from kvactor.core.memory import MemoryAccount
 from kvactor.errors import KvactorError, TooManyConnections
 from kvactor.settings import Settings
-from kvactor.web.connection import LINGER, Connection, to_aiohttp
+from kvactor.web.aiohttp_response import to_aiohttp
+from kvactor.web.connection import LINGER, Connection
 from kvactor.web.errors import error_response
 from kvactor.web.limits import CHUNK_SIZE
 from kvactor.web.logs import AccessLogger, Digest
@@ -143,7 +145,7 @@ class Connections(web.Server):
 
     def watch(self, connection: Connection, transport: asyncio.Transport) -> None:
         """Watch a connection whose client has not taken everything."""
-        connection.left = _unread(transport)
+        connection.unsent = _unread(transport)
         connection.since = self._loop.time()
         self._slow[connection] = transport
         self._begin_sweeping()
@@ -167,15 +169,20 @@ class Connections(web.Server):
             self._loop.call_later(self._pause, self._sweep)
 
     def _sweep(self) -> None:
-        for connection, transport in list(self._unread.items()):
-            if _has_left(transport):
-                self._unread.pop(connection, None)
-                connection.waits.leave()
+        try:
+            self._end_slow()
+            self._end_gone()
+        finally:
+            self._sweeping = bool(self._slow or self._unread)
+            if self._sweeping:
+                self._loop.call_later(self._pause, self._sweep)
+
+    def _end_slow(self) -> None:
         now, disconnected = self._loop.time(), 0
         for connection, transport in list(self._slow.items()):
             left = _unread(transport)
-            if left <= connection.left - CHUNK_SIZE:
-                connection.left, connection.since = left, now
+            if left <= connection.unsent - CHUNK_SIZE:
+                connection.unsent, connection.since = left, now
             elif now - connection.since >= self._settings.write_timeout:
                 _reset(transport)
                 self._slow.pop(connection, None)
@@ -183,9 +190,12 @@ class Connections(web.Server):
         if disconnected:
             self._actor.metrics.slow_clients_disconnected += disconnected
             log.info("slow clients disconnected: %d", disconnected)
-        self._sweeping = bool(self._slow or self._unread)
-        if self._sweeping:
-            self._loop.call_later(self._pause, self._sweep)
+
+    def _end_gone(self) -> None:
+        for connection, transport in list(self._unread.items()):
+            if _has_left(transport):
+                self._unread.pop(connection, None)
+                connection.waits.leave()
 
     # -- the end --
 
@@ -213,12 +223,15 @@ def _unread(transport: asyncio.Transport) -> int:
 
 
 def _has_left(transport: asyncio.Transport) -> bool:
-    """Has the client ended its side? The kernel knows, though nothing is read."""
+    """Has the client ended its side? The kernel knows, though nothing is read.
+
+    macOS has no `POLLRDHUP`; its `POLLHUP` is set as soon as one side has ended.
+    """
     socket = transport.get_extra_info("socket")
     if socket is None:
         return False
     poll = select.poll()
-    poll.register(socket.fileno(), select.POLLRDHUP)
+    poll.register(socket.fileno(), getattr(select, "POLLRDHUP", select.POLLHUP))
     return bool(poll.poll(0))
 
 

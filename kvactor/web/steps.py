@@ -2,11 +2,20 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from io import BytesIO
-from typing import TypeVar
+from typing import Final, TypeVar
 
+from kvactor.api.values import encode
+
+A = TypeVar("A")
 R = TypeVar("R")
+
+#: Items that are taken apart or encoded in one step: about a millisecond.
+ITEMS_PER_STEP: Final = 300
+
+#: Bytes that are encoded in one step, about.
+BYTES_PER_STEP: Final = 1 << 20
 
 
 def at_once(steps: Generator[None, None, R]) -> R:
@@ -42,6 +51,33 @@ def join(pieces: Iterable[bytes | memoryview], step: int) -> Generator[None, Non
             room -= whole.write(piece[start : start + step])
     # It hands over what it has collected: nothing is copied.
     return whole.getvalue()
+
+
+def each(function: Callable[[A], R], items: Sequence[A]) -> Generator[None, None, list[R]]:
+    """Return the function's results for the items, in steps."""
+    results: list[R] = []
+    for first in range(0, len(items), ITEMS_PER_STEP):
+        if first:
+            yield
+        results += map(function, items[first : first + ITEMS_PER_STEP])
+    return results
+
+
+def encoded(values: Iterable[object]) -> Generator[None, None, bytes]:
+    """Return values as JSON with commas between them, in steps. They are taken one after another, so
+    that an iterator makes them in steps, too.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    step_end = BYTES_PER_STEP
+    for index, value in enumerate(values):
+        piece = encode(value)
+        pieces.append(piece)
+        size += len(piece)
+        if index % ITEMS_PER_STEP == ITEMS_PER_STEP - 1 or size > step_end:
+            step_end = size + BYTES_PER_STEP
+            yield
+    return b",".join(pieces)
 
 
 class Turnstile:

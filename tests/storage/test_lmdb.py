@@ -40,6 +40,27 @@ def test_a_journal_and_a_tree_that_are_opened_again_hold_the_same_contents(tmp_p
         assert list(storage.tree.expired((0, b""), NEVER)) == [(9, b"a")]
 
 
+def test_a_map_that_does_not_fit_into_memory_is_refused_with_the_setting_to_lower(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(DataDirectoryError, match=r"Lower --map-size") as refused:
+        open_directory(tmp_path, 1 << 62)
+    assert not isinstance(refused.value, DataDamaged)
+    open_directory(tmp_path, MAP_SIZE).close()
+
+
+def test_a_disk_that_is_full_at_the_start_is_refused_without_calling_the_data_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise lmdb.DiskError("No space left on device")
+
+    monkeypatch.setattr(lmdb, "open", full)
+    with pytest.raises(DataDirectoryError, match=r"No space left on device\. Make room") as refused:
+        open_directory(tmp_path, MAP_SIZE)
+    assert not isinstance(refused.value, DataDamaged)
+
+
 def test_p3_every_folder_that_names_a_new_one_is_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import re
+import select
 import tracemalloc
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from kvactor.actor import StoreActor
-from kvactor.core.memory import MemoryAccount
+from kvactor.core.memory import Lease, MemoryAccount
 from kvactor.settings import Settings
 from kvactor.web.connection import LINGER_SIZE, MAX_HEAD, QUEUE
 from kvactor.web.logs import LINES, SHOWN
@@ -146,6 +147,49 @@ async def test_after_a_malformed_head_nothing_is_kept_and_the_collector_is_not_n
     assert after - before < MiB
 
 
+CHUNKED = message("PUT", "/v1/kv/a", None, {"Transfer-Encoding": "chunked"})
+CHUNK = b"10000\r\n" + bytes(64 * KiB) + b"\r\n"
+
+
+@pytest.mark.parametrize("ending", ["gone", "malformed", "overloaded", "too large", "late"])
+@pytest.mark.parametrize("settings", [Settings(max_body_size=MiB, body_timeout=0.5)])
+async def test_nothing_is_kept_of_a_body_that_is_broken_off_and_the_collector_is_not_needed(
+    server: Server,
+    runner: web.AppRunner,
+    account: MemoryAccount,
+    actor: StoreActor,
+    no_collector: None,
+    ending: str,
+) -> None:
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(5):
+        client = Client(runner, CHUNKED)
+        for _ in range(15):
+            await turns()
+            client.receive(CHUNK)
+        await turns()
+        others = Lease(account, account.nobody)
+        if ending == "gone":
+            client.abort()
+        elif ending == "malformed":
+            client.receive(b"zz\r\n")
+        elif ending == "overloaded":
+            others.acquire(account.size, refuse=False)
+            client.receive(CHUNK)
+        elif ending == "too large":
+            client.receive(2 * CHUNK)
+        if ending != "gone":
+            await until(lambda: client.answers == 1)  # noqa: B023
+            assert client.taken[9:].startswith((b"400 ", b"503 ", b"413 ", b"408 "))
+            client.abort()
+        others.close()
+    await until(lambda: actor.metrics.connections == 0)
+    await turns()
+    after, _ = tracemalloc.get_traced_memory()
+    assert account.used == 0
+    assert after - before < MiB
+
+
 async def test_a_client_that_is_still_sending_can_read_why_it_was_refused(server: Server) -> None:
     connection = await server.send(b"GET / HTTP/1.1\r\nX: " + b"a" * 4 * MiB)
     answer = await connection.answer()
@@ -233,9 +277,16 @@ async def test_what_waits_behind_a_request_is_dropped_when_the_client_goes(
 
 
 @pytest.mark.parametrize("settings", [Settings(write_timeout=0.05)])
+@pytest.mark.parametrize("polls", [True, False], ids=["POLLRDHUP", "without, as on macOS"])
 async def test_a_client_that_goes_is_noticed_while_nothing_is_read_from_it(
-    server: Server, actor: StoreActor, account: MemoryAccount
+    server: Server,
+    actor: StoreActor,
+    account: MemoryAccount,
+    monkeypatch: pytest.MonkeyPatch,
+    polls: bool,
 ) -> None:
+    if not polls:
+        monkeypatch.delattr(select, "POLLRDHUP")
     connection = await server.send(POLL)
     await until(lambda: actor.metrics.subscribers() == 1)
     await connection.send(GET * 2000)
@@ -243,6 +294,20 @@ async def test_a_client_that_goes_is_noticed_while_nothing_is_read_from_it(
     await connection.reset()
     await until(lambda: actor.metrics.subscribers() == 0)
     await until(lambda: account.used == actor.metrics.connections == 0)
+
+
+@pytest.mark.parametrize("settings", [Settings(write_timeout=0.05)])
+async def test_a_client_that_cannot_be_looked_at_keeps_nobody_from_being_looked_at_again(
+    server: Server, actor: StoreActor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+    with monkeypatch.context() as patched:
+        patched.setattr("kvactor.web.server._has_left", None)
+        connection = await server.send(POLL + GET * QUEUE)
+        await until(lambda: len(failed) > 1)
+    await connection.reset()
+    await until(lambda: actor.metrics.connections == 0)
 
 
 @pytest.mark.parametrize("settings", [Settings(max_in_flight_size=100 * KiB)])
@@ -260,6 +325,22 @@ async def test_what_is_behind_a_request_is_refused_without_memory_for_it(
     statuses = re.findall(rb"HTTP/1\.[01] (\d+)", clients[1].taken)
     assert statuses[1:] == [b"200"] * QUEUE + [b"503"]
     await until(lambda: clients[0].answers == 2001)
+    assert account.used == 0
+
+
+async def test_a_body_behind_a_request_that_is_refused_is_not_waited_for(
+    server: Server, runner: web.AppRunner, account: MemoryAccount, actor: StoreActor
+) -> None:
+    client = Client(runner, POLL)
+    await until(lambda: actor.metrics.subscribers() == 1)
+    others = Lease(account, account.nobody)
+    others.acquire(account.size, refuse=False)
+    client.receive(GET + CHUNKED + CHUNK)
+    others.close()
+    await server.proves_itself()  # which ends the long poll
+    await until(lambda: client.ended or client.is_closing())
+    statuses = re.findall(rb"HTTP/1\.[01] (\d+)", client.taken)
+    assert statuses == [b"200", b"200", b"503"]
     assert account.used == 0
 
 

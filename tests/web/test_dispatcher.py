@@ -18,9 +18,9 @@ from kvactor.web.body_reader import BodyReader
 from kvactor.web.dispatcher import Dispatcher
 from kvactor.web.guard import RequestGuard
 from kvactor.web.http import Exchange, Request, Response
-from kvactor.web.limits import Deadlines
 from kvactor.web.routes import Body, Endpoint, Route
 from kvactor.web.server import ACCOUNT, ACTOR, create_runner
+from kvactor.web.waits import Deadlines
 from tests.web.conftest import message
 from tests.web.test_connections import Wire, until
 

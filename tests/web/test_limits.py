@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from kvactor.errors import TooManySubscribers
-from kvactor.web.limits import Deadlines, SubscriberLimit
+from kvactor.web.limits import SubscriberLimit
+from kvactor.web.waits import Deadlines
 from tests.web.conftest import PATIENCE
 
 

@@ -16,7 +16,7 @@ from aiohttp import http_exceptions, http_parser, http_writer, streams, web, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import make_mocked_request
 
-from kvactor.web.connection import to_aiohttp
+from kvactor.web.aiohttp_response import to_aiohttp
 from kvactor.web.http import Response
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -93,6 +93,8 @@ SET: list[tuple[Any, str, str]] = [
     (web.Server, "self.request_handler =", "our server calls the application"),
     (web.Server, "self.request_factory =", "our server makes the application's requests"),
     (streams.StreamReader, "self.total_bytes =", "a body counts from its first byte"),
+    (web.BaseRequest, "self._message =", "the head of a request is read without calls"),
+    (web.BaseRequest, "self._protocol =", "a request is counted for the client of its connection"),
 ]
 
 #: Behaviour, by the source that shows it.

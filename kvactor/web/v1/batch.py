@@ -1,7 +1,7 @@
 """Many operations as one: POST /v1/batch."""
 
 from collections.abc import Generator
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -25,19 +25,11 @@ from kvactor.web.routes import (
     Route,
     json_spec,
 )
-from kvactor.web.steps import at_once
+from kvactor.web.steps import at_once, each, encoded
 
 _body = msgspec.json.Decoder(BatchBody)
 _operation = msgspec.json.Decoder(AnyOp)
 _check = msgspec.json.Decoder(BatchCheck)
-
-T = TypeVar("T")
-
-#: Operations that are parsed, and results that are encoded, in one step: about a millisecond.
-ITEMS_PER_STEP = 300
-
-#: Bytes of results that are encoded in one step, about.
-BYTES_PER_STEP = 1 << 20
 
 
 class _Shallow(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,7 +53,7 @@ class BatchRoutes:
         return at_once(self.parse_steps(request))
 
     def parse_steps(self, request: Request) -> Generator[None, None, Batch]:
-        """POST /v1/batch, in steps. Items are decoded only once it is clear that they are not too many.
+        """POST /v1/batch, in steps. The executor refuses too many items, too: here, none is decoded.
 
         Raises `BatchTooLarge` and `InvalidRequest`.
         """
@@ -69,31 +61,24 @@ class BatchRoutes:
         if len(body.operations) + len(body.checks) > self._maximum:
             raise batch_too_large(self._maximum)
         try:
-            decoded = yield from _decoded(body.operations, _operation)
-            checks = yield from _decoded(body.checks, _check)
+            decoded = yield from each(_operation.decode, body.operations)
+            decoded_checks = yield from each(_check.decode, body.checks)
         except msgspec.ValidationError:
             json_body(request, _body)  # raises the error with its place in the whole body
             raise
-        operations: list[Operation[Any]] = []
-        for index, operation in enumerate(decoded):
-            if index % ITEMS_PER_STEP == ITEMS_PER_STEP - 1:
-                yield
-            try:
-                operations.append(operation.to_core())
-            except InvalidRequest as error:
-                error.details = {"operation": index}
-                raise
+        operations = yield from each(_to_core, list(enumerate(decoded)))
+        checks = yield from each(BatchCheck.to_core, decoded_checks)
         where = transaction(request, AUTOCOMMIT)
-        key = idempotency_key(request)
-        return Batch(tuple(operations), tuple(check.to_core() for check in checks), where, key)
+        return Batch(tuple(operations), tuple(checks), where, idempotency_key(request))
 
 
-def _decoded(items: list[Raw], decoder: msgspec.json.Decoder[T]) -> Generator[None, None, list[T]]:
-    decoded: list[T] = []
-    for first in range(0, len(items), ITEMS_PER_STEP):
-        decoded += map(decoder.decode, items[first : first + ITEMS_PER_STEP])
-        yield
-    return decoded
+def _to_core(numbered: tuple[int, AnyOp]) -> Operation[Any]:
+    index, operation = numbered
+    try:
+        return operation.to_core()
+    except InvalidRequest as error:
+        error.details = {"operation": index}
+        raise
 
 
 def encode_batch(request: Request, message: Batch, answer: Answer[messages.BatchResponse]) -> Response:
@@ -105,20 +90,10 @@ def encode_steps(
     request: Request, message: Batch, answer: Answer[messages.BatchResponse]
 ) -> Generator[None, None, Response]:
     """The same in steps."""
-    pieces: list[bytes] = []
-    size = 0
-    step_end = BYTES_PER_STEP
-    for index, (operation, result) in enumerate(
-        zip(message.operations, answer.result.results, strict=True)
-    ):
-        piece = encode(to_json(operation, result))
-        pieces.append(piece)
-        size += len(piece)
-        if index % ITEMS_PER_STEP == ITEMS_PER_STEP - 1 or size > step_end:
-            step_end = size + BYTES_PER_STEP
-            yield
+    done = zip(message.operations, answer.result.results, strict=True)
+    results = yield from encoded(to_json(operation, result) for operation, result in done)
     revision = encode(answer.result.revision or None)
-    return Response(answer.revision, b'{"revision":%b,"results":[%b]}' % (revision, b",".join(pieces)))
+    return Response(answer.revision, b'{"revision":%b,"results":[%b]}' % (revision, results))
 
 
 def routes(settings: Settings) -> list[Route]:

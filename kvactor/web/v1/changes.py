@@ -29,11 +29,12 @@ from kvactor.web.http import (
     query,
     revision_in,
 )
-from kvactor.web.limits import Deadlines, SubscriberLimit
+from kvactor.web.limits import SubscriberLimit
 from kvactor.web.negotiation import prefers
 from kvactor.web.revision_cache import RevisionCache
 from kvactor.web.routes import LAST_EVENT_ID, ResponseSpec, Route
 from kvactor.web.steps import Turnstile, join
+from kvactor.web.waits import Deadlines
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ class ChangeRoutes:
                         exchange, since, REVISIONS_PER_READ, prefix, heartbeat_at - loop.time()
                     )
                 except TimeoutError:
-                    if self._deadlines.stopping:
+                    if self._deadlines.must_end:
                         return
                     # An event without data only sets the id from which the client resumes.
                     text = [b":\nid: %d\n\n" % since if prefix else b":\n\n"]

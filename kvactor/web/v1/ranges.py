@@ -9,7 +9,7 @@ import msgspec
 
 from kvactor import errors
 from kvactor.api.keys import DeleteQuery, Items, ScanQuery, Written, bounds
-from kvactor.api.values import item
+from kvactor.api.values import encode, item
 from kvactor.core.context import Page
 from kvactor.core.memory import SMALL
 from kvactor.core.messages import AUTOCOMMIT, Answer, Batch, BatchResponse, Execute, TransactionRef
@@ -37,6 +37,7 @@ from kvactor.web.routes import (
     constant_headers,
     json_spec,
 )
+from kvactor.web.steps import encoded, in_steps
 
 CONSTANT_HEADERS = {"X-Content-Type-Options": "nosniff", "Vary": str(http.TRANSACTION)}
 
@@ -109,13 +110,14 @@ class RangeRoutes:
             if room <= 0 or work <= 0:
                 break
         cursor = None if last is None else _cursor(last, reverse=asked.reverse)
-        items = [item(key, record, values=asked.values) for key, record in found]
         headers = dict(CONSTANT_HEADERS)
         if cursor is not None:
             following = {**query_pairs(request), "cursor": cursor}
             headers["Link"] = f'</v1/kv?{urlencode(following)}>; rel="next"'
         revision, time = (first.revision, first.time) if first else (0, 0)
-        return json_response(revision, Items(items, cursor, revision), headers=headers, time=time)
+        items = await in_steps(encoded(item(*one, values=asked.values) for one in found))
+        body = b'{"items":[%b],"cursor":%b,"revision":%d}' % (items, encode(cursor), revision)
+        return Response(revision, body, headers=headers, time=time)
 
     async def _parts(
         self, exchange: Exchange, asked: Range, where: TransactionRef

@@ -47,7 +47,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/web/connection.py",
-                "Handler.shutdown",
+                "GracefulHandler.shutdown",
                 find="await asyncio.sleep(0)",
                 replace="",
             ),
@@ -62,7 +62,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/web/connection.py",
-                "Handler.shutdown",
+                "GracefulHandler.shutdown",
                 find="self._task_handler is not None and not self._request_in_progress",
                 replace="self._task_handler is not None",
             ),
@@ -81,7 +81,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/web/connection.py",
-                "Handler.shutdown",
+                "GracefulHandler.shutdown",
                 find="""
                     if self._task_handler is not None and not self._request_in_progress:
                         self._task_handler.cancel()

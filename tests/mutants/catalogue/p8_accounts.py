@@ -270,4 +270,30 @@ MUTANTS: Final = (
             "tests/web/v1/test_batch.py::test_too_many_items_are_refused_before_they_are_decoded",
         ),
     ),
+    Mutant(
+        "p8-checks-are-converted-at-once",
+        "All checks of a batch are converted in one step, and nobody else is served meanwhile.",
+        edits=(
+            Edit(
+                "kvactor/web/v1/batch.py",
+                "BatchRoutes.parse_steps",
+                find="yield from each(BatchCheck.to_core, decoded_checks)",
+                replace="list(map(BatchCheck.to_core, decoded_checks))",
+            ),
+        ),
+        killed_by=("tests/web/v1/test_batch.py",),
+    ),
+    Mutant(
+        "p8-a-page-is-encoded-at-once",
+        "A page of a scan, of up to max_body_size bytes, is encoded in one step.",
+        edits=(
+            Edit(
+                "kvactor/web/v1/ranges.py",
+                "RangeRoutes.scan",
+                find="await in_steps(encoded(item(*one, values=asked.values) for one in found))",
+                replace='b",".join(encode(item(*one, values=asked.values)) for one in found)',
+            ),
+        ),
+        killed_by=("tests/web/v1/test_scans.py",),
+    ),
 )

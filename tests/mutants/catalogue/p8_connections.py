@@ -21,9 +21,49 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/web/server.py",
-                "Connections._sweep",
+                "Connections._end_gone",
                 find="connection.waits.leave()",
                 replace="",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-a-gone-client-is-looked-for-on-linux-alone",
+        "macOS has no POLLRDHUP: there, no gone client is noticed.",
+        edits=(
+            Edit(
+                "kvactor/web/server.py",
+                "_has_left",
+                find='getattr(select, "POLLRDHUP", select.POLLHUP)',
+                replace="select.POLLRDHUP",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-connections-are-swept-until-one-fails",
+        "After a connection that cannot be looked at, no slow or gone client is looked for again.",
+        edits=(
+            Edit(
+                "kvactor/web/server.py",
+                "Connections._sweep",
+                find="""
+                    try:
+                        self._end_slow()
+                        self._end_gone()
+                    finally:
+                        self._sweeping = bool(self._slow or self._unread)
+                        if self._sweeping:
+                            self._loop.call_later(self._pause, self._sweep)
+                """,
+                replace="""
+                    self._end_slow()
+                    self._end_gone()
+                    self._sweeping = bool(self._slow or self._unread)
+                    if self._sweeping:
+                        self._loop.call_later(self._pause, self._sweep)
+                """,
             ),
         ),
         killed_by=_ARRIVING,
@@ -37,6 +77,19 @@ MUTANTS: Final = (
                 "Connection._body_has_room",
                 find="self._counting.acquire(size)",
                 replace="self._counting.acquire(0)",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-a-broken-body-waits-for-the-collector",
+        "A body that is broken off stays in memory, uncounted, until the collector of cycles runs.",
+        edits=(
+            Edit(
+                "kvactor/web/body_reader.py",
+                "_broken",
+                find="error.__traceback__ = None",
+                replace="",
             ),
         ),
         killed_by=_ARRIVING,
@@ -58,6 +111,23 @@ MUTANTS: Final = (
         "p8-a-refused-connection-is-parsed-on",
         "After a malformed head, what follows is parsed, and each chunk is one more error.",
         edits=(Edit(_CONNECTION, "Connection._refuse", find="self._parser = None", replace=""),),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-a-refused-body-is-waited-for",
+        "A body whose rest is refused is waited for until body_timeout.",
+        edits=(
+            Edit(
+                _CONNECTION,
+                "Connection._refuse",
+                find="""
+                    if self._arriving is not None:
+                        self._abandon(self._arriving, error)
+                        return
+                """,
+                replace="",
+            ),
+        ),
         killed_by=_ARRIVING,
     ),
     Mutant(

@@ -7,13 +7,13 @@ import pytest
 from multidict import CIMultiDict
 
 from kvactor.core import messages
-from kvactor.core.messages import Batch, BatchResponse
+from kvactor.core.messages import Batch, BatchResponse, Check
 from kvactor.core.operations import Get, Result, Set
 from kvactor.errors import BatchTooLarge, InvalidRequest
 from kvactor.settings import Settings
 from kvactor.web.http import Request
-from kvactor.web.steps import at_once
-from kvactor.web.v1.batch import ITEMS_PER_STEP, BatchRoutes, encode_batch, encode_steps
+from kvactor.web.steps import ITEMS_PER_STEP, at_once
+from kvactor.web.v1.batch import BatchRoutes, encode_batch, encode_steps
 from tests.web.conftest import Answer, Client, FakeClock
 from tests.web.v1.conftest import JSON, ask, commit, keys, opened, problem, put
 
@@ -434,10 +434,18 @@ def steps_of(body: object) -> Generator[None, None, Batch]:
 def test_a_large_batch_is_parsed_in_steps_and_as_a_whole() -> None:
     operations = [{"op": "put", "key": str(number), "value": number} for number in range(10_000)]
     body = {"operations": operations}
-    assert len(list(steps_of(body))) >= 2 * 10_000 // ITEMS_PER_STEP - 1
+    assert len(list(steps_of(body))) == 2 * (10_000 // ITEMS_PER_STEP)
     batch = at_once(steps_of(body))
     names = [b"%d" % number for number in range(10_000)]
     assert batch.operations == tuple(Set(name, name, "application/json") for name in names)
+
+
+def test_many_checks_are_parsed_in_steps_and_as_a_whole() -> None:
+    checks = [{"key": str(number), "revision": number} for number in range(9_000)]
+    body = {"operations": [], "checks": checks}
+    assert len(list(steps_of(body))) == 2 * (9_000 // ITEMS_PER_STEP - 1)
+    batch = at_once(steps_of(body))
+    assert batch.checks == tuple(Check(b"%d" % number, (number,)) for number in range(9_000))
 
 
 def test_too_many_items_are_refused_before_they_are_decoded() -> None:

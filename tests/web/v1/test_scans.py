@@ -2,11 +2,23 @@
 
 from itertools import chain
 from random import Random
+from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
+import msgspec
 import pytest
+from multidict import CIMultiDict
 
+from kvactor.api.keys import Items
+from kvactor.api.values import item
+from kvactor.core import memory
+from kvactor.core.context import Page
+from kvactor.core.memory import Lease, MemoryAccount
+from kvactor.core.messages import Answer
+from kvactor.core.records import encode
 from kvactor.settings import Settings
+from kvactor.web.http import Request
+from kvactor.web.v1.ranges import RangeRoutes
 from tests.web.conftest import Client
 from tests.web.v1.conftest import JSON, ask, commit, keys, opened, problem, put
 
@@ -351,3 +363,36 @@ async def test_a_range_deleted_in_a_transaction_includes_its_writes_and_is_a_rea
     await put(client, "a3", "by somebody else")
     assert problem(await commit(client, within)) == (409, "transaction_conflict")
     assert await keys(client) == ["a1", "a3", "b"]
+
+
+# -- in steps --
+
+
+class Asked:
+    """An exchange whose owner answers at once, the same to all."""
+
+    def __init__(self, target: str, items: list[tuple[bytes, bytes]]) -> None:
+        self.request = Request("GET", target, CIMultiDict())
+        self.lease = Lease(MemoryAccount(1 << 30), memory.Client())
+        self._items = items
+
+    async def ask(self, message: object) -> Answer[Page]:
+        return Answer(7, Page(self._items, None), 1)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1000, 10), (10, 1_000_000)], ids=["many", "large"])
+def test_a_page_is_encoded_in_steps_and_as_a_whole(count: int, size: int) -> None:
+    names = [b"%d" % number for number in range(count)]
+    page = [(name, encode(name, b"." * size, "text/plain")) for name in names]
+    exchange: Any = Asked("/v1/kv?limit=1000", page)
+    scan = RangeRoutes(Settings(max_scan_limit=1000)).scan(exchange)
+    pauses, response = 0, None
+    while response is None:
+        try:
+            scan.send(None)
+            pauses += 1
+        except StopIteration as end:
+            response = end.value
+    assert pauses >= 3
+    items = [item(*one) for one in page]
+    assert response.body == msgspec.json.encode(Items(items, None, 7))

@@ -76,6 +76,8 @@ class Admission:
         """Raise as `check_commit` for one write, by a transaction or without one. What is kept for the
         idempotency key of a transaction that only deletes is accepted with its deletions.
         """
+        if self.space.plenty and not self._store.folding:
+            return
         if entry is TOMBSTONE:
             self.check_deletable(1)
         elif (

@@ -216,14 +216,15 @@ class Keyspace:
             self._check_size(transaction, len(key) + (0 if entry is TOMBSTONE else len(entry)))
             transaction.put(key, entry)
             return False
-        self._give_way(context, None, (key,))
+        if self.priority.holder is not None:
+            self._give_way(context, None, (key,))
         changed = self.stage(context, ((key, entry),))
         record = changed[0][1] if changed else None
         return record is not None and records.created_of(record) == self._store.head
 
     def commit(self, context: Context, transaction: Transaction) -> Steps[int]:
         """Commit the topmost level of a transaction; return the revision that it made, 0 if none."""
-        if transaction.depth == 1:
+        if self.priority.holder is not None and transaction.depth == 1:
             self._give_way(context, transaction, transaction.overlays[0])
         changes = transaction.commit()
         # Its own writes are no conflict for it. Only the outermost level is staged.

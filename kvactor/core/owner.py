@@ -260,7 +260,8 @@ class Owner:
         revisions = self.writer.flushed(message)
         self.held.release(message.revision)
         self.scheduler.take(self._feed.publish(revisions))
-        self._sweep_on()
+        if self._sweeping:
+            self._sweep_on()
 
     def _folded(self, _: Context, message: Folded) -> None:
         self.writer.folded(message)

@@ -47,7 +47,8 @@ class Priority:
     def __init__(self, wait: int, conflicts: ConflictIndex[Transaction]) -> None:
         self.wait = wait
         self._conflicts = conflicts
-        self._holder: Transaction | None = None
+        #: the transaction that has priority; it may have ended, see `held`
+        self.holder: Transaction | None = None
         self._until = 0
         #: opens that wait for priority
         self.queue = 0
@@ -59,24 +60,24 @@ class Priority:
         """When the priority ends at the latest, in milliseconds since the epoch: after its term, or
         `priority_wait` after the last request.
         """
-        holder = self._holder
+        holder = self.holder
         return 0 if holder is None else min(self._until, holder.last_used + self.wait)
 
     def held(self, now: int) -> bool:
         """Has an open transaction priority?"""
-        holder = self._holder
+        holder = self.holder
         if holder is not None and (holder.state is not State.OPEN or now >= self.until):
-            self._holder = holder = None
+            self.holder = holder = None
         return holder is not None
 
     def grant(self, transaction: Transaction, client: Client, now: int) -> None:
         """Give priority to a transaction that is open."""
-        self._holder, self.last = transaction, client
+        self.holder, self.last = transaction, client
         self._until = now + TERM * self.wait
 
     def stop(self) -> None:
         """End the priority for good: nobody waits for it any more."""
-        self._holder, self.wait = None, 0
+        self.holder, self.wait = None, 0
 
     @property
     def queue_wait(self) -> int:
@@ -88,7 +89,7 @@ class Priority:
 
         Costs O(k) for k keys, and O(k log r) more if it has read r ranges.
         """
-        holder = self._holder
+        holder = self.holder
         if holder is None or holder is by or len(keys) > MAX_KEYS:
             return False
         return self.held(now) and self._conflicts.saw_any(holder, keys)

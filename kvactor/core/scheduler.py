@@ -205,7 +205,12 @@ class Scheduler:
             self._park(envelope, wait.until)
             return
         if not isinstance(result, GeneratorType):
-            self._finish(context, envelope, result)
+            # As `_finish`, without another call for each message.
+            self._spent += context.spent
+            if self._turns.size:
+                self._turns.charge(_flow(envelope), context.spent)
+            if reply is not None:
+                self._answer(context, message, reply, lease, result)
         elif self._running is None:
             self._step(_Running(envelope, context, result, lease.size))
         else:

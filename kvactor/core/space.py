@@ -51,16 +51,13 @@ class Space:
         self._disk -= size
         #: is so much free that nobody has to look closer?
         self.plenty = not self._floor or self._disk >= self._plenty
+        #: is history given up, to leave writes more?
+        self.low = self._floor > 0 and self._disk < self._floor + self._floor // 4
 
     @property
     def left(self) -> int:
         """How many bytes can be written: of the disk and of free pages."""
         return self._disk + self._reusable
-
-    @property
-    def low(self) -> bool:
-        """Is history given up, to leave writes more?"""
-        return self._floor > 0 and self._disk < self._floor + self._floor // 4
 
     def has_room(self, in_flight: int) -> bool:
         """Are writes allowed, with so many bytes in flight?"""

@@ -72,6 +72,10 @@ class _Batch(Staging):
         self.began = NEVER
 
 
+#: What is flushing while nothing is.
+_NOTHING = _Batch()
+
+
 class OutOfOrder(Exception):
     """Is raised when a step is out of order: a bug of the caller."""
 
@@ -88,10 +92,12 @@ class Store:
         self.revision = self.head = self.folded = tree.applied
         self.keys = tree.keys
         self._staging = _Batch()
-        self._flushing = _Batch()
+        self._flushing = _NOTHING
         #: durable revisions that are not handed to the tree yet
         self.memtable = Memtable()
         self._frozen: Memtable | None = None
+        #: whether a memtable is in the tree's hands
+        self.folding = False
         self._folding = self.folded
         self._swept = (0, b"")
         #: when the oldest revision that is not durable was staged; NEVER: all are durable
@@ -255,7 +261,7 @@ class Store:
         """Let readers see the sealed revisions, now durable. Raises `OutOfOrder` if there are none."""
         if not self._flushing.revisions:
             raise OutOfOrder("apply: nothing is flushing")
-        batch, self._flushing = self._flushing, _Batch()
+        batch, self._flushing = self._flushing, _NOTHING
         self.memtable.merge(batch.overlay)
         self.memtable.tombstones += batch.tombstones
         for expiring in batch.expiring:
@@ -274,7 +280,7 @@ class Store:
         """
         if self._frozen is not None:
             raise OutOfOrder("freeze: a memtable is still being folded")
-        self._frozen, self.memtable = self.memtable, Memtable()
+        self._frozen, self.memtable, self.folding = self.memtable, Memtable(), True
         self._folding = self.revision
         self._look()
         return self._frozen.range(b"", None, False, Work())
@@ -288,15 +294,10 @@ class Store:
         self._tree.snapshot()
         if self._tree.applied < self._folding:
             raise OutOfOrder(f"drop_frozen: the tree has only reached revision {self._tree.applied}")
-        self._frozen = None
+        self._frozen, self.folding = None, False
         self.folded = self._folding
         self._swept = (0, b"")
         self._look()
-
-    @property
-    def folding(self) -> bool:
-        """Is a memtable in the tree's hands?"""
-        return self._frozen is not None
 
     def recover(self, revisions: Iterable[Revision]) -> None:
         """Apply what the journal holds beyond the tree.

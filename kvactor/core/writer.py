@@ -112,10 +112,12 @@ class Writer:
                 f"the journal could not flush up to revision {message.revision}"
             ) from message.error
         revisions = self._store.apply()
-        self._note_space(message.free_space)
+        if message.free_space is not None:
+            self._note_space(message.free_space)
         if self._space.low:
             self._forget()
-        self._fold_if_full()
+        if not self._store.folding:
+            self._fold_if_full()
         return revisions
 
     # -- folds --
@@ -127,7 +129,7 @@ class Writer:
             memtable.size >= limit
             or memtable.grown >= limit * rewrites
             or memtable.tombstones >= MAX_TOMBSTONES
-            or self._space.fold_is_large(len(memtable))
+            or (not self._space.plenty and self._space.fold_is_large(len(memtable)))
         )
         if full and not self._store.folding:
             self._fold()

@@ -54,15 +54,17 @@ class Executor:
 
     def execute(self, context: Context, message: Execute[R]) -> R:
         """See `Execute`."""
-        if isinstance(message.operation, Range):
+        operation = message.operation
+        paged = isinstance(operation, Range)
+        if paged:
             context.max_result_size = context.lease.share(self._page_size, SMALL)
             context.max_walk = PAGE_WORK
         transaction = self._transactions.use(context, message.transaction)
-        result = message.operation.run(self._keys, context, transaction)
+        result = operation.run(self._keys, context, transaction)
         if isinstance(result, bytes):
             if len(result) > SMALL:
                 context.lease.acquire(len(result))
-        elif isinstance(result, Page):
+        elif paged and isinstance(result, Page):
             _hold(context, result)
         return result
 

@@ -173,8 +173,10 @@ _USUAL = _DRAFT.pack(_SPLIT, 0, NEVER, 16, 0)[:-4]
 
 def is_json(record: bytes) -> bool:
     """Is a record's content type plain JSON, without parameters?"""
+    if record[28] != len(_JSON):
+        return False
     end = _value_at(record)
-    return record[28] == len(_JSON) and record[end - 16 : end] == _JSON
+    return record[end - len(_JSON) : end] == _JSON
 
 
 def revision_of(record: bytes) -> int:

@@ -243,12 +243,11 @@ class Keyspace:
         for key in sorted(key for key in changes if key >= HIDDEN):
             entry = changes[key]
             if entry is not TOMBSTONE:
-                self._kept.add(key, len(entry))
-        oldest = self._kept.excess(FORGOTTEN_PER_REVISION)
+                self._kept.add(key, len(entry), context.lease.client.address)
+        oldest = self._kept.take_excess(FORGOTTEN_PER_REVISION, context.lease.client.address)
         context.spent += STAGE * len(oldest)
         for key in oldest:
             changes.put(key, TOMBSTONE)
-        self._kept.forget(oldest)
 
     def sweep(self, context: Context, limit: int) -> bool:
         """Remove expired keys, and kept responses beyond their limit; return whether there may be more.
@@ -257,8 +256,7 @@ class Keyspace:
         """
         keys, more = self._store.expired(context.now, limit)
         self._kept.forget(keys)
-        oldest = self._kept.excess(limit)
-        self._kept.forget(oldest)
+        oldest = self._kept.take_excess(limit)
         self.stage(context, [(key, TOMBSTONE) for key in keys + oldest])
         return more or len(oldest) == limit
 

@@ -16,11 +16,14 @@ SMALL: Final = 16 * 1024
 
 
 class Client:
-    """A client of the server: its connections, and what its leases hold together, in bytes."""
+    """A client of the server: its address, if that is known, its connections, and what its leases hold
+    together, in bytes.
+    """
 
-    __slots__ = ("connections", "used")
+    __slots__ = ("address", "connections", "used")
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "") -> None:
+        self.address = address
         self.connections = 0
         self.used = 0
 
@@ -50,7 +53,7 @@ class MemoryAccount:
         client = self._clients.get(address)
         if client is None:
             self._forget_absent()
-            client = self._clients[address] = Client()
+            client = self._clients[address] = Client(address)
         self.present += not client.connections
         client.connections += 1
         return client

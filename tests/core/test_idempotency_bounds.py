@@ -31,7 +31,7 @@ from tests.core.harness import OwnerHarness, RecordingReply
 
 KiB = 1024
 #: Room for the results of three writes and their overhead, but not of four.
-THREE = Settings(max_idempotency_size=1200)
+THREE = Settings(max_idempotency_size=1600)
 
 
 def key(number: int) -> IdempotencyKey:
@@ -305,3 +305,22 @@ def test_the_status_counts_only_keys_that_are_remembered() -> None:
     for number in range(20):
         harness.ask(count(number))
     assert harness.ask(Status()).result.keys == 20 + 3
+
+
+# -- of one client --
+
+
+def test_a_client_pushes_out_its_own_keys_and_none_of_others() -> None:
+    harness = OwnerHarness(settings=THREE)
+    account = MemoryAccount(1 << 20)
+
+    def write(number: int, address: str) -> None:
+        lease = Lease(account, account.connected(address))
+        harness.owner.drain(harness.now, [(count(number), RecordingReply[Any](), lease)])
+        harness.settle()
+
+    write(0, "victim")
+    for number in range(1, 50):
+        write(number, "flood")
+    assert remembered(harness, range(50)) == [0, 49]
+    assert harness.ask(count(0)).result.results == [1]

@@ -106,8 +106,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/kept.py",
                 "KeptResponses.forget",
-                find="self.size -= self._sizes.pop(key, 0)",
-                replace="self.size -= 2 * self._sizes.pop(key, 0)",
+                find="self.size -= size",
+                replace="self.size -= 2 * size",
             ),
         ),
         killed_by=("tests/core/test_idempotency_bounds.py",),

@@ -200,4 +200,17 @@ MUTANTS: Final = (
         ),
         killed_by=("tests/core/test_work.py",),
     ),
+    Mutant(
+        "p8-one-client-displaces-all-kept-responses",
+        "A client with many idempotency keys displaces those of others: a retry is done twice.",
+        edits=(
+            Edit(
+                "kvactor/core/kept.py",
+                "KeptResponses.take_excess",
+                find="share.size - self._limit // 2",
+                replace="0",
+            ),
+        ),
+        killed_by=("tests/core/test_idempotency_bounds.py",),
+    ),
 )

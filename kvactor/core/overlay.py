@@ -4,7 +4,7 @@ Transactions, the store's stages, and views of the store are stacks of overlays,
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from operator import itemgetter
 
@@ -34,7 +34,8 @@ class Overlay(dict[bytes, Entry]):
         super().__init__()
         #: bytes, with overhead
         self.size = 0
-        self._order: SortedList[bytes] = SortedList()
+        #: most overlays are never read in order
+        self._order: SortedList[bytes] | None = None
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Set the entry of `key`."""
@@ -62,18 +63,22 @@ class Overlay(dict[bytes, Entry]):
 
         Charges each step.
         """
-        self.order(work)
-        for key in self._order.irange(start, end, inclusive=(True, False), reverse=reverse):
+        order = self.order(work)
+        for key in order.irange(start, end, inclusive=(True, False), reverse=reverse):
             work.charge(STEP)
             yield key, self[key]
 
-    def order(self, work: Work) -> None:
-        """Sort the new keys now, so that the next range does not have to."""
+    def order(self, work: Work) -> SortedList[bytes]:
+        """Sort the new keys now, so that the next range does not have to; return all, in order."""
+        order = self._order
+        if order is None:
+            order = self._order = SortedList()
         # Keys are never taken away, and a dict has its newest last.
-        new = len(self) - len(self._order)
+        new = len(self) - len(order)
         if new:
             work.charge(new // SORT)
-            self._order.update(islice(reversed(self), new))
+            order.update(islice(reversed(self), new))
+        return order
 
 
 def _size(key: bytes, entry: Entry) -> int:
@@ -116,8 +121,8 @@ class Memtable(Overlay):
 class View:
     """Layers over a tree, the topmost first, seen as one ordered map of key to record."""
 
-    def __init__(self, layers: Sequence[Overlay], tree: Tree) -> None:
-        self._layers = tuple(layers)
+    def __init__(self, layers: tuple[Overlay, ...], tree: Tree) -> None:
+        self.layers = layers
         self._tree = tree
 
     def find(self, key: bytes, work: Work, value: bool = True) -> bytes | Missing:
@@ -125,7 +130,7 @@ class View:
 
         Raises `RecordDamaged`.
         """
-        for layer in self._layers:
+        for layer in self.layers:
             entry = layer.get(key, MISSING)
             if entry is not MISSING:
                 return MISSING if entry is TOMBSTONE else entry
@@ -137,6 +142,6 @@ class View:
         """Return the range of every layer and of the tree, the topmost first. Without `values`, records
         may end before the value.
         """
-        return [layer.range(start, end, reverse, work) for layer in self._layers] + [
+        return [layer.range(start, end, reverse, work) for layer in self.layers] + [
             self._tree.range(start, end, reverse, values, work)
         ]

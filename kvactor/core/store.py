@@ -103,15 +103,18 @@ class Store:
         #: when the oldest revision that is not durable was staged; NEVER: all are durable
         self.horizon = NEVER
         self._held_since = NEVER
-        self._look()
+        self._look_at_memtables()
 
-    def _look(self) -> None:
-        durable = [layer for layer in (self.memtable, self._frozen) if layer is not None]
-        pending = [self._staging.overlay, self._flushing.overlay]
+    def _look_at_memtables(self) -> None:
+        layers = (self.memtable,) if self._frozen is None else (self.memtable, self._frozen)
         #: readers see this
-        self.durable = View(durable, self._tree)
+        self.durable = View(layers, self._tree)
+        self._look_at_pending()
+
+    def _look_at_pending(self) -> None:
+        pending = (self._staging.overlay, self._flushing.overlay)
         #: writes are decided on this
-        self.staged = View([*pending, *durable], self._tree)
+        self.staged = View(pending + self.durable.layers, self._tree)
 
     # -- revisions that are not durable yet --
 
@@ -254,7 +257,7 @@ class Store:
         if self._flushing.revisions or not self._staging.revisions:
             raise OutOfOrder("seal: nothing is staged, or a batch is still flushing")
         self._flushing, self._staging = self._staging, _Batch()
-        self._look()
+        self._look_at_pending()
         return self._flushing.revisions
 
     def apply(self) -> Sequence[Revision]:
@@ -269,7 +272,7 @@ class Store:
         self.keys += batch.growth
         self.revision = batch.revisions[-1].number
         self._set_horizon()
-        self._look()
+        self._look_at_pending()
         return batch.revisions
 
     def freeze(self) -> Items:
@@ -282,7 +285,7 @@ class Store:
             raise OutOfOrder("freeze: a memtable is still being folded")
         self._frozen, self.memtable, self.folding = self.memtable, Memtable(), True
         self._folding = self.revision
-        self._look()
+        self._look_at_memtables()
         return self._frozen.range(b"", None, False, Work())
 
     def drop_frozen(self) -> None:
@@ -297,7 +300,7 @@ class Store:
         self._frozen, self.folding = None, False
         self.folded = self._folding
         self._swept = (0, b"")
-        self._look()
+        self._look_at_memtables()
 
     def recover(self, revisions: Iterable[Revision]) -> None:
         """Apply what the journal holds beyond the tree.

@@ -197,7 +197,7 @@ def test_a_tool_without_a_package_that_it_needs_names_the_package(tmp_path: Path
     assert (ended.status, ended.out) == (2, "")
     assert ended.log == (
         f"kvactor: 'kvactor {tool}' needs the package httptools, which is not installed. "
-        "Install the tools' packages with: pip install 'kvactor[tools]'.\n"
+        "Install it with: pip install httptools.\n"
     )
 
 

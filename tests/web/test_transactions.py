@@ -327,7 +327,9 @@ async def test_a_transaction_has_at_most_32_levels(client: Client) -> None:
 
 
 @pytest.mark.parametrize("settings", [Settings(max_transaction_size=12_000)])
-async def test_a_write_that_makes_a_transaction_too_large_is_refused_alone_and_says_so(client: Client) -> None:
+async def test_a_write_that_makes_a_transaction_too_large_is_refused_alone_and_says_so(
+    client: Client,
+) -> None:
     id_ = await opened(client)
     assert await put(client, "a", 1, id_) == 200
     headers = {"Kvactor-Transaction": id_}

@@ -9,6 +9,7 @@ import argparse
 import random
 import sys
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import Final
 
 from kvactor.tools.hostile.attacks import ATTACKS, HONEST
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "stress --hostile",
         description=str(__doc__),
-        epilog=f"{COLUMNS}\ncontention: {GOALS}.",
+        epilog=f"{COLUMNS}\n{fill(f'contention: {GOALS}.', 100)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known = [*ATTACKS, *HONEST, CONTENTION]

@@ -4,6 +4,7 @@ from typing import Final
 
 from kvactor.settings import Settings
 from kvactor.tools.hostile.run import AFTERWARDS, Measured
+from kvactor.tools.hostile.victims import CLIENTS, RATE
 from kvactor.tools.quantiles import quantile, shown
 
 _MB: Final = 1_000_000
@@ -24,8 +25,9 @@ LOG: Final = 20_000
 
 #: What --help says of the table.
 COLUMNS: Final = f"""\
-Each attack has a server of its own. The victims, four clients at another address, send it 50 requests
-a second each meanwhile: GET and PUT in turns. The columns, and the goals by their names under "missed":
+Each attack has a server of its own. The victims, {CLIENTS} clients at another address, send
+it {RATE} requests a second each meanwhile: GET and PUT in turns. The columns, and the
+goals by their names under "missed":
 
   GET p99, PUT p99   ms in which 99% of the victims' requests were answered: below {P99:g} (p99)
   worst              ms of the slowest: below {WORST:g} (worst)

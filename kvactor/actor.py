@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from kvactor.core.memory import UNCOUNTED, Lease
-from kvactor.core.messages import Answer, Continue, Message, Stop, Tick
+from kvactor.core.messages import Answer, Continue, Message, Status, Stop, Tick
 from kvactor.core.owner import Owner
 from kvactor.core.records import NEVER
 from kvactor.core.replies import ReplyTo, deliver
@@ -39,6 +39,9 @@ R = TypeVar("R")
 
 #: Seconds between two ticks.
 TICK = 1.0
+
+#: Places that a full mailbox has for `Status`: whoever watches the server sees it overloaded.
+STATUS_PLACES = 8
 
 #: Seconds for which the loop yields to a fold in the background after a drain, when the fold has
 #: fallen behind.
@@ -116,14 +119,19 @@ class StoreActor:
             raise self._closed()
         mailbox = self._mailbox
         if len(mailbox) >= self._room:
-            raise Overloaded(
-                f"{self._settings.mailbox_size} requests are waiting already. Try again later."
-            )
+            self.check_room(STATUS_PLACES if isinstance(message, Status) else 0)
         # As `_put`, without another call for each request.
         if not mailbox:
             self._woken_at = self.metrics.clock()
             self._mail.set_result(None)
         mailbox.append((message, reply, lease))
+
+    def check_room(self, places: int = 0) -> None:
+        """Raise `Overloaded` if the mailbox is full; `places` beyond its size are free for some."""
+        if len(self._mailbox) >= self._room + places:
+            raise Overloaded(
+                f"{self._settings.mailbox_size} requests are waiting already. Try again later."
+            )
 
     def _post(self, message: Message[Any]) -> None:
         self._loop.call_soon_threadsafe(self._put, (message, None, UNCOUNTED))

@@ -194,7 +194,9 @@ class TransactionTooDeep(KvactorError):
 
 
 class TransactionTooLarge(KvactorError):
-    """Is raised when a transaction's writes and read set would exceed `max_transaction_size`."""
+    """Is raised when a transaction's writes and read set would exceed `max_transaction_size`. Nothing
+    was done; an open transaction goes on without it.
+    """
 
     code = "transaction_too_large"
 

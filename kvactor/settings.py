@@ -245,7 +245,10 @@ class Setting(msgspec.Struct, frozen=True):
             return f"{self.name} is one of {', '.join(self.choices)}"
         if bound := _BOUND.match(str(error)):
             return f"{self.name} is {_BOUND_WORDS[bound[1]]} {bound[2].removesuffix('.0')}"
-        return f"{text!r} is not a {'whole ' if self.kind is int else ''}number"
+        number = f"{text!r} is not a {'whole ' if self.kind is int else ''}number"
+        if self.kind is int and self.help.startswith("bytes"):
+            return f"{number} of bytes; it takes no suffix"
+        return number
 
 
 def table() -> Iterator[Setting]:

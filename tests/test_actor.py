@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kvactor.actor import StoreActor
+from kvactor.actor import STATUS_PLACES, StoreActor
 from kvactor.core.messages import Answer, Execute, Status
 from kvactor.core.operations import Delete
 from kvactor.core.protocols import StorageFailed
@@ -94,6 +94,18 @@ async def test_submit_to_a_full_mailbox_or_a_stopped_actor_raises_and_leaves_the
     with pytest.raises(Stopping):
         actor.submit(PUT, replies[5])
     assert [len(reply.outcomes) for reply in replies] == [1, 1, 1, 1, 0, 0]
+
+
+async def test_a_full_mailbox_has_some_places_for_status_alone(
+    actor: StoreActor,
+) -> None:
+    writes = [actor.ask(PUT) for _ in range(4)]
+    reports = [actor.ask(Status()) for _ in range(STATUS_PLACES)]
+    for message in (Status(), PUT):
+        with pytest.raises(Overloaded):
+            actor.submit(message, ListReply())
+    await asyncio.gather(*writes, *reports)
+    assert (await actor.ask(PUT)).revision == 5
 
 
 async def test_ask_before_the_start_raises_stopping(journal: HeldJournal) -> None:

@@ -36,6 +36,11 @@ def test_every_setting_has_help_a_default_a_flag_and_a_line_in_the_readme(settin
         ({}, {"map_size": str(1 << 70)}, f"--map-size={1 << 70}: map_size is at most {1 << 45}."),
         ({}, {"port": "x"}, "--port=x: 'x' is not a whole number."),
         ({}, {"port": "1.5"}, "--port=1.5: '1.5' is not a whole number."),
+        (
+            {},
+            {"min_free_space": "100M"},
+            "--min-free-space=100M: '100M' is not a whole number of bytes; it takes no suffix.",
+        ),
         ({}, {"port": ""}, "--port=: '' is not a whole number."),
         (
             {},

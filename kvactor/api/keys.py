@@ -20,7 +20,10 @@ class PutQuery(msgspec.Struct, forbid_unknown_fields=True):
 class Written(msgspec.Struct):
     """The response to PUT /v1/kv/{key} and DELETE /v1/kv."""
 
-    revision: Annotated[int | None, Meta(description="of this write; null within a transaction")]
+    revision: Annotated[
+        int | None,
+        Meta(description="of this write; null if it deleted nothing, or within a transaction"),
+    ]
     deleted: Annotated[int | UnsetType, Meta(description="number of keys")] = UNSET
 
 

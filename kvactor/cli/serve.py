@@ -50,6 +50,8 @@ def run(settings: Settings, armed: Mapping[str, Failpoint]) -> int:
             variable,
             os.environ[variable],
         )
+    if settings.memory and settings.data_dir != Settings().data_dir:
+        log.warning("data_dir is %s, and not used: memory is set", settings.data_dir)
     failpoints.arm(armed)
     path = Path(settings.data_dir).absolute()
     storage = open_memory() if settings.memory else open_directory(path, settings.map_size)

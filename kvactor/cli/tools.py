@@ -27,8 +27,9 @@ def run(name: str, arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "kvactor":
             raise
+        package = error.name.partition(".")[0]
         raise ToolUnavailable(
-            f"'kvactor {name}' needs the package {error.name.partition('.')[0]}, which is not "
-            "installed. Install the tools' packages with: pip install 'kvactor[tools]'."
+            f"'kvactor {name}' needs the package {package}, which is not installed. Install it with: "
+            f"pip install {package}."
         ) from error
     return main(arguments)

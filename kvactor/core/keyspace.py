@@ -349,7 +349,8 @@ class Keyspace:
         size = transaction.size + more
         if size > self.settings.max_transaction_size:
             raise TransactionTooLarge(
-                f"A transaction holds at most {self.settings.max_transaction_size} bytes of "
-                "writes and reads."
+                f"A transaction holds at most {self.settings.max_transaction_size} bytes of writes and "
+                "reads (max_transaction_size). This request was not done. The transaction goes on "
+                "without it, if it was open: roll it back, or do less in it."
             )
         transaction.lease.resize(size)

@@ -22,10 +22,16 @@ _READ: Final = 1 << 16
 
 
 class Connection:
-    """A blocking keep-alive connection. Receiving raises `TimeoutError` after `timeout` seconds."""
+    """A blocking keep-alive connection, from an address `source` if it is given. Receiving raises
+    `TimeoutError` after `timeout` seconds.
+    """
 
-    def __init__(self, host: str, port: int, timeout: float = TIMEOUT) -> None:
-        self.socket = socket.create_connection((host, port), timeout)
+    def __init__(
+        self, host: str, port: int, timeout: float = TIMEOUT, source: str | None = None
+    ) -> None:
+        self.socket = socket.create_connection(
+            (host, port), timeout, source_address=None if source is None else (source, 0)
+        )
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._protocol = ClientProtocol()
 

@@ -61,9 +61,18 @@ MAX_DETAIL = 1000
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
+#: The routes for monitoring beside `/v1/status`.
+_MONITORING = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
 def in_v1(path: str) -> bool:
-    """Are errors on this path problem documents?"""
+    """Is this path under `/v1`?"""
     return path.startswith("/v1")
+
+
+def has_problems(path: str) -> bool:
+    """Are errors on this path problem documents?"""
+    return in_v1(path) or path in _MONITORING
 
 
 def error_response(path: str, error: errors.KvactorError, revision: int) -> Response:
@@ -93,6 +102,7 @@ def status_response(
         headers["Retry-After"] = RETRY_AFTER
     if in_v1(path):
         headers["Vary"] = TRANSACTION
+    if has_problems(path):
         problem = msgspec.structs.asdict(Problem("about:blank", status.phrase, status, code, detail))
         return Response(revision, encode({**problem, **details}), status, PROBLEM_JSON, headers, time)
     return Response(revision, encode(SimpleError(detail)), status, JSON, headers, time)

@@ -26,6 +26,9 @@ from kvactor.core.messages import (
 )
 from kvactor.errors import InvalidKey, InvalidRequest
 
+#: Characters of a field's value that an error quotes, at most.
+MAX_QUOTED: Final = 100
+
 R = TypeVar("R")
 T = TypeVar("T")
 Q = TypeVar("Q", bound=msgspec.Struct)
@@ -194,7 +197,21 @@ def query(request: Request, kind: type[Q]) -> Q:
     try:
         return msgspec.convert(fields, kind, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
-        raise _unexpected_query(error) from None
+        raise _unexpected_field(fields, kind, error) from None
+
+
+def _unexpected_field(fields: Mapping[str, str], kind: type[Q], error: Exception) -> InvalidRequest:
+    """Return the error for a query: it names the field, and says what is expected or what it means."""
+    words, _, place = str(error).partition(" - at `$.")
+    name = place.rstrip("`")
+    if name not in fields:
+        return _unexpected_query(error)
+    if not words.startswith("Expected"):
+        # A field of several types: msgspec knows only one of them.
+        field = msgspec.json.schema(kind)["$defs"][kind.__name__]["properties"][name]
+        words = field.get("description", words)
+    value = fields[name][:MAX_QUOTED]
+    return InvalidRequest(f"{name}={value} in the query is not what is expected: {words}")
 
 
 def _unexpected_query(error: Exception) -> InvalidRequest:

@@ -23,7 +23,7 @@ from kvactor.errors import (
     Overloaded,
     TooManyConnections,
 )
-from kvactor.web.errors import INTERNAL_ERROR, PROBLEM_JSON, STATUS, in_v1
+from kvactor.web.errors import INTERNAL_ERROR, PROBLEM_JSON, STATUS, has_problems, in_v1
 from kvactor.web.routes import OWNER_ERRORS, RETRY_AFTER, REVISION_HEADER, VARY, Header, Route
 
 Document = dict[str, Any]
@@ -210,7 +210,7 @@ def _response(
 
 
 def _error(route: Route, status: HTTPStatus, kinds: Iterable[type[KvactorError]]) -> Document:
-    if not in_v1(route.path):
+    if not has_problems(route.path):
         return {JSON: {"schema": {"$ref": _REFERENCE.format(name=SimpleError.__name__)}}}
     this = {
         "status": {"const": int(status)},

@@ -73,7 +73,10 @@ class StatusRoutes:
         return Response(self._actor.revision, b'{"status":"ok"}')
 
     async def readyz(self, exchange: Exchange) -> Response:
-        """GET /readyz: the owner answers, and has come round within a second. Raises `Overloaded`."""
+        """GET /readyz: the owner answers, and has come round within a second, and the mailbox has room.
+        Raises `Overloaded`.
+        """
+        self._actor.check_room()
         try:
             async with asyncio.timeout(READY):
                 answer = await exchange.ask(Status())

@@ -16,6 +16,7 @@ from threading import Event as Flag
 from threading import Thread
 
 from kvactor.settings import Settings
+from kvactor.tools.quantiles import quantile
 from tests.process.clients import Client
 from tests.process.conftest import Start
 from tests.process.servers import PATIENCE, Server, environment, until
@@ -120,10 +121,6 @@ def metric(server: Server, name: str) -> float:
     return float(next(line.rpartition(" ")[2] for line in lines if line.startswith(f"{name} ")))
 
 
-def percentile(seconds: list[float], percent: float) -> float:
-    return sorted(seconds)[int(len(seconds) * percent / 100)] * 1000
-
-
 def test_healthy_clients_are_served_among_slow_ones_which_are_cut_off_and_hold_little(
     start: Start, figure: Callable[[str], None]
 ) -> None:
@@ -154,10 +151,13 @@ def test_healthy_clients_are_served_among_slow_ones_which_are_cut_off_and_hold_l
             counts += tell("go")
             until(lambda: metric(server, "kvactor_connections") <= 1, "closed connections")
     slow_clients_disconnected = metric(server, "kvactor_slow_clients_disconnected_total")
+    (p50, p99), (p50_crowded, p99_crowded) = (
+        [quantile(seconds, share) * 1000 for share in (0.5, 0.99)] for seconds in (usual, crowded)
+    )
     figure(
         f"{3 * OF_EACH} slow clients for {SECONDS} s: healthy clients' set and get, usually p50 "
-        f"{percentile(usual, 50):.1f} ms, p99 {percentile(usual, 99):.1f} ms; among them p50 "
-        f"{percentile(crowded, 50):.1f} ms, p99 {percentile(crowded, 99):.1f} ms (mean "
+        f"{p50:.1f} ms, p99 {p99:.1f} ms; among them p50 "
+        f"{p50_crowded:.1f} ms, p99 {p99_crowded:.1f} ms (mean "
         f"{statistics.mean(usual) * 1000:.1f} and {statistics.mean(crowded) * 1000:.1f} ms); "
         f"{before / 1e6:.0f} MB before, {most / 1e6:.0f} MB at most; {slow_clients_disconnected:.0f} "
         "readers disconnected; "

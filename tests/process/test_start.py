@@ -51,6 +51,15 @@ def test_a_server_in_memory_leaves_no_files(start: Start, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_server_in_memory_warns_that_it_does_not_use_a_directory(
+    start: Start, tmp_path: Path
+) -> None:
+    server = start("--memory", "--data-dir", "mine")
+    server.wait_for_log("data_dir is mine, and not used: memory is set")
+    assert server.stop() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_server_that_listens_beyond_this_machine_warns_that_there_is_no_authentication(
     start: Start,
 ) -> None:
@@ -197,8 +206,28 @@ def test_a_tool_without_a_package_that_it_needs_names_the_package(tmp_path: Path
     assert (ended.status, ended.out) == (2, "")
     assert ended.log == (
         f"kvactor: 'kvactor {tool}' needs the package httptools, which is not installed. "
-        "Install the tools' packages with: pip install 'kvactor[tools]'.\n"
+        "Install it with: pip install httptools.\n"
     )
+
+
+#: A command that is interrupted while its modules are being imported.
+INTERRUPTED = """
+import sys
+from kvactor.__main__ import main
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "lmdb":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+sys.exit(main())
+"""
+
+
+def test_an_interrupt_during_the_imports_ends_the_command_in_one_line(tmp_path: Path) -> None:
+    ended = run(cwd=tmp_path, program=("-c", INTERRUPTED))
+    assert (ended.status, ended.out, ended.log) == (130, "", "kvactor: interrupted\n")
 
 
 #: A server that says at its end which tools it has loaded.

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +75,16 @@ def test_a_server_that_is_stopped_for_a_while_and_has_a_slow_disk_passes(tmp_pat
     ended = stress("--seconds", "4", "--faults", "stop,slow-disk", cwd=tmp_path)
     passed(ended)
     assert re.search(r"stopped for a while [1-9]\d* times", ended.out)
+
+
+def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    ended = stress(url, cwd=tmp_path)
+    reason = f"stress: nothing can be said: cannot connect to {url}: "
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.log.startswith(reason)
+    assert len(ended.log) > len(reason) + 1
 
 
 def test_a_server_of_the_users_own_is_stressed_again_and_again_without_asserts_too(

@@ -507,8 +507,8 @@ async def test_an_upgrade_whose_end_is_not_known_ends_the_connection(
     [
         (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         (b"CONNECT a:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
-        (message("GET", "/healthz", None, {"Expect": "tea"}), 417),
-        (b"GET /healthz HTTP/1.1\r\nHost: elsewhere.example\r\nExpect: tea\r\n\r\n", 403),
+        (message("GET", "/get/a", None, {"Expect": "tea"}), 417),
+        (b"GET /get/a HTTP/1.1\r\nHost: elsewhere.example\r\nExpect: tea\r\n\r\n", 403),
         (b"hello\r\n\r\n", 400),
     ],
     ids=["OPTIONS *", "CONNECT", "Expect", "Expect before the guard", "garbage"],

@@ -29,8 +29,8 @@ REFUSALS = {"not_found", "method_not_allowed", "expectation_failed"}
 PATH = re.compile(r"(?:\w+/)*\w+\.(?:py|md)|(?:\w+/)+\w*")
 
 LINK = re.compile(r"\]\(([^)]*)\)")
-LIMIT = re.compile(r"`([a-z_]+)`(?:: |[a-z\s]* \()([\d,]+)( KiB| MiB|)")
-UNITS = {"": 1, " KiB": 1024, " MiB": 1024 * 1024}
+LIMIT = re.compile(r"`([a-z_]+)`(?:: |[a-z\s]* \()([\d,]+)( KiB| MiB| ms|)")
+UNITS = {"": 1, " ms": 0.001, " KiB": 1024, " MiB": 1024 * 1024}
 
 
 def rows(document: str, header: str) -> Iterator[list[str]]:

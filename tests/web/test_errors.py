@@ -139,7 +139,10 @@ async def test_writes_on_a_full_disk_get_507_and_reads_go_on(
 
 async def test_a_stopping_server_answers_503(client: Client, actor: StoreActor) -> None:
     await actor.stop()
-    answer = await client.get("/readyz")
+    for target in ("/readyz", "/metrics"):
+        answer = await client.get(target)
+        assert (answer.status, (await answer.json())["code"]) == (503, "stopping")
+    answer = await client.get("/get/a")
     assert (answer.status, set(await answer.json())) == (503, {"error"})
     assert int(answer.headers["Retry-After"]) > 0
 
@@ -180,13 +183,29 @@ async def test_a_body_that_does_not_arrive_in_time_gets_408(
 # -- shapes --
 
 
-async def test_problem_documents_are_for_v1_alone(client: Client) -> None:
-    for target in ("/nothing", "/get/v1", "/v1", "/v1/", "/v1/nothing"):
-        answer = await client.get(target)
-        assert answer.status == 404
-        in_v1 = target.startswith("/v1")
-        assert answer.content_type == ("application/problem+json" if in_v1 else "application/json")
-        assert ("code" in msgspec.json.decode(await answer.read(), type=dict[str, object])) is in_v1
+@pytest.mark.parametrize(
+    ("method", "target", "problem"),
+    [
+        ("GET", "/nothing", False),
+        ("GET", "/get/v1", False),
+        ("GET", "/metricsx", False),
+        ("POST", "/docs", False),
+        ("GET", "/v1", True),
+        ("GET", "/v1/", True),
+        ("GET", "/v1/nothing", True),
+        ("POST", "/healthz", True),
+        ("POST", "/readyz?x=1", True),
+        ("POST", "/metrics", True),
+    ],
+)
+async def test_problem_documents_are_for_v1_and_monitoring_alone(
+    client: Client, method: str, target: str, problem: bool
+) -> None:
+    answer = await client.request(method, target)
+    assert answer.status in {404, 405}
+    assert answer.content_type == ("application/problem+json" if problem else "application/json")
+    assert ("code" in msgspec.json.decode(await answer.read(), type=dict[str, object])) is problem
+    assert ("Vary" in answer.headers) is target.startswith("/v1")
 
 
 async def test_an_error_with_markup_in_it_is_json(client: Client) -> None:

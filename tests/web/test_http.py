@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from multidict import CIMultiDict
 
+from kvactor.api.changes import ChangesQuery
 from kvactor.api.keys import ScanQuery
 from kvactor.core import records
 from kvactor.core.messages import AUTOCOMMIT, SHARED, Answer, Batch, BatchResponse, Execute
@@ -15,6 +16,7 @@ from kvactor.errors import InvalidKey, InvalidRequest, KeyAndValueRequired, KeyN
 from kvactor.web import simple
 from kvactor.web.errors import error_response, status_response
 from kvactor.web.http import (
+    MAX_QUOTED,
     Request,
     idempotency_key,
     json_body,
@@ -76,6 +78,31 @@ def test_query_is_decoded_and_converted() -> None:
 def test_query_with_another_field_or_value_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest):
         query(request(f"/v1/kv?{text}"), ScanQuery)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("limit=0", "limit=0 in the query is not what is expected: Expected `int` >= 1"),
+        ("wait=x", "wait=x in the query is not what is expected: Expected `float`, got `str`"),
+        (
+            "since=then",
+            (
+                "since=then in the query is not what is expected: revisions after this one; 0: from "
+                "the first; now: only new ones"
+            ),
+        ),
+        ("sinec=1", "The query is not what is expected here: Object contains unknown field `sinec`"),
+        (
+            f"limit={'x' * 200}",
+            f"limit={'x' * MAX_QUOTED} in the query is not what is expected: Expected `int`, got `str`",
+        ),
+    ],
+)
+def test_an_error_of_the_query_names_the_field_and_what_is_expected(text: str, sentence: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        query(request(f"/v1/changes?{text}"), ChangesQuery)
+    assert str(caught.value) == sentence
 
 
 def test_idempotency_key_has_a_fingerprint_of_all_that_decides_the_write() -> None:

@@ -208,7 +208,7 @@ async def test_a_commit_whose_response_was_lost_may_be_repeated(
 
 
 @pytest.mark.parametrize("settings", [Settings(mailbox_size=3)])
-async def test_a_request_to_a_full_mailbox_gets_503_until_it_is_drained(
+async def test_a_request_to_a_full_mailbox_gets_503_but_the_metrics_are_there(
     server: Server, journal: HeldJournal
 ) -> None:
     journal.holding = True
@@ -220,16 +220,19 @@ async def test_a_request_to_a_full_mailbox_gets_503_until_it_is_drained(
     for method, target, body in (
         ("POST", "/set", {"key": "a", "value": "refused"}),
         ("GET", "/get/a", None),
-        ("GET", "/readyz", None),
     ):
         refused = await server.request(method, target, body)
         assert refused.status == 503
         assert int(refused.headers["Retry-After"]) > 0
         assert set(refused.json()) == {"error"}
-    refused = await server.request("POST", "/v1/transactions")
-    assert (refused.status, refused.json()["code"]) == (503, "overloaded")
-    assert int(refused.headers["Retry-After"]) > 0
+    for method, target in (("POST", "/v1/transactions"), ("GET", "/readyz")):
+        refused = await server.request(method, target)
+        assert (refused.status, refused.json()["code"]) == (503, "overloaded")
+        assert int(refused.headers["Retry-After"]) > 0
     assert (await server.request("GET", "/healthz")).status == 200
+    assert (await server.request("GET", "/v1/status")).json()["mailbox"] == {"waiting": 3, "held": 3}
+    metrics = await server.request("GET", "/metrics")
+    assert b"\nkvactor_mailbox_waiting 3.0\n" in metrics.body
     release(journal)
     for writer in writers:
         assert await status_and_json(writer) == (200, {"status": "ok"})

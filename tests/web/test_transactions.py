@@ -327,10 +327,15 @@ async def test_a_transaction_has_at_most_32_levels(client: Client) -> None:
 
 
 @pytest.mark.parametrize("settings", [Settings(max_transaction_size=12_000)])
-async def test_a_write_that_makes_a_transaction_too_large_is_refused_alone(client: Client) -> None:
+async def test_a_write_that_makes_a_transaction_too_large_is_refused_alone_and_says_so(
+    client: Client,
+) -> None:
     id_ = await opened(client)
     assert await put(client, "a", 1, id_) == 200
-    assert await put(client, "b", "b" * 10_000, id_) == 413
+    headers = {"Kvactor-Transaction": id_}
+    answer = await client.put("/v1/kv/b", data="b" * 10_000, headers=headers)
+    assert await problem_of(answer) == (413, "transaction_too_large")
+    assert "max_transaction_size). This request was not done." in (await answer.json())["detail"]
     assert (await step(client, id_, "commit"))[0] == 200
     assert (await got(client, "a"), await got(client, "b")) == (1, 404)
 

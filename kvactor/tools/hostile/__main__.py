@@ -2,21 +2,28 @@
 
 `contention` is the last: no attack, but long transactions beside single writes of the same keys.
 The exit status is 0 if all goals are met, 1 if one is missed, and 2 if the victims miss them without
-any attack: the machine is too busy to tell.
+an attack, too: the machine is too busy to tell.
 """
 
 import argparse
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import Final
 
 from kvactor.tools.hostile.attacks import ATTACKS, HONEST
-from kvactor.tools.hostile.contention import contend, lines
-from kvactor.tools.hostile.report import HEAD, missed, row
-from kvactor.tools.hostile.run import attack
+from kvactor.tools.hostile.contention import GOALS, contend, lines
+from kvactor.tools.hostile.report import COLUMNS, HEAD, broken, missed, row
+from kvactor.tools.hostile.run import Measured, attack
 
 CONTENTION: Final = "contention"
+
+#: Seconds that an attack takes beside its own, about.
+AROUND: Final = 10.0
+
+#: The exit statuses.
+OK, MISSED, INCONCLUSIVE = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "stress --hostile",
         description=str(__doc__),
+        epilog=f"{COLUMNS}\n{fill(f'contention: {GOALS}.', 100)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known = [*ATTACKS, *HONEST, CONTENTION]
@@ -31,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "attacks", nargs="*", help=f"default: all, one after the other: {', '.join(known)}"
     )
     parser.add_argument(
-        "--seconds", type=float, help="of each attack (default 5), and of contention (default 10)"
+        "--seconds",
+        type=float,
+        help="for which each attack goes on (default 5), and contention (default 10); starting the "
+        f"server and looking at its memory afterwards takes about {AROUND:g} s more for each attack",
     )
     parser.add_argument("--random", type=int, default=0, help="so many random combinations instead")
     parser.add_argument("--seed", type=int, default=0, help="of the combinations (default 0)")
@@ -42,33 +53,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plans = [[name] for name in names if name != CONTENTION]
     if options.random:
         plans = combinations(options.random, options.seed)
-    met = not plans or attacks(plans, options.seconds or 5.0)
-    if met is None:
-        print("inconclusive: the victims miss the goals without any attack")
-        return 2
-    if CONTENTION in names and not options.random:
+    status = attacks(plans, options.seconds or 5.0) if plans else OK
+    if status != INCONCLUSIVE and CONTENTION in names and not options.random:
         found = contend(options.seconds or 10.0)
         print("\n".join(lines(found)))
-        met = met and not found.missed
-    return int(not met)
+        status = MISSED if found.missed else status
+    return status
 
 
-def attacks(plans: Sequence[Sequence[str]], seconds: float) -> bool | None:
-    """Attack, and print the table; return whether all goals are met, None if they are missed without
-    any attack.
-    """
+def attacks(
+    plans: Sequence[Sequence[str]],
+    seconds: float,
+    attack: Callable[[Sequence[str], float], Measured] = attack,
+) -> int:
+    """Attack, print the table, and return the exit status."""
+    duration = (len(plans) + 1) * (seconds + AROUND)
+    print(f"{len(plans)} attacks, about {duration:.0f} s; --help explains the columns and the goals")
     print(HEAD)
     floor = attack([], seconds)
     print(row(floor), flush=True)
     if missed(floor):
-        return None
-    met = True
+        print("inconclusive: the victims miss the goals without any attack")
+        return INCONCLUSIVE
+    found = {OK}
     for plan in plans:
         measured = attack(plan, seconds)
         judged = not set(plan) & set(HONEST)
         print(row(measured, judged=judged), flush=True)
-        met = met and not (judged and missed(measured))
-    return met
+        if not judged or not missed(measured):
+            continue
+        if broken(measured):
+            found.add(MISSED)
+            continue
+        floor = attack([], seconds)
+        print(row(floor), flush=True)
+        if missed(floor):
+            print(f"inconclusive: the machine, not {measured.name}, may be to blame")
+        found.add(INCONCLUSIVE if missed(floor) else MISSED)
+    return MISSED if MISSED in found else max(found)
 
 
 def combinations(number: int, seed: int) -> list[list[str]]:

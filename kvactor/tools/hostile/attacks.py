@@ -3,12 +3,14 @@
 The rule: each ends soon after the target's end, and closes what it has opened.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from typing import Any, Final
 
-from kvactor.tools.hostile.target import Connection, Target
+import msgspec
+
+from kvactor.tools.hostile.target import Target
 
 MiB: Final = 1 << 20
 
@@ -18,57 +20,50 @@ Attack = Callable[[Target], None]
 BATCH: Final = 10_000
 
 
-def _puts(number: int, first: int = 0, size: int = 1) -> dict[str, Any]:
+def _puts(number: int, first: int = 0, size: int = 1) -> bytes:
     value = "x" * size
     names = range(first, first + number)
-    return {"operations": [{"op": "put", "key": f"attack/{one:06}", "value": value} for one in names]}
+    return _batch({"op": "put", "key": f"attack/{one:06}", "value": value} for one in names)
 
 
-def _batch(*operations: dict[str, Any], times: int = 1) -> dict[str, Any]:
-    return {"operations": list(operations) * times}
+def _batch(operations: Iterable[Mapping[str, Any]], **others: Any) -> bytes:
+    return msgspec.json.encode({"operations": list(operations), **others})
 
 
 def _large(target: Target, number: int) -> None:
     """Store values of 1 MiB."""
-    with target.connect() as connection:
-        for one in range(number):
-            connection.ask("PUT", f"/v1/kv/large/{one:04}", b"x" * MiB)
+    for one in range(number):
+        target.ask("PUT", f"/v1/kv/large/{one:04}", b"x" * MiB)
 
 
 @contextmanager
-def _opened(target: Target, connection: Connection) -> Iterator[dict[str, str]]:
+def _opened(target: Target) -> Iterator[dict[str, str]]:
     """An isolated transaction, as the header that names it."""
-    state = connection.ask("POST", "/v1/transactions").json()
+    state = target.ask("POST", "/v1/transactions").json()
     id_ = state.get("id", "")
     yield {"Kvactor-Transaction": id_}
     with suppress(OSError):
         target.ask("DELETE", f"/v1/transactions/{id_}")
 
 
-def _until_over(target: Target, step: Callable[[], object]) -> None:
-    while not target.over:
-        with suppress(OSError):
-            step()
-
-
 def many_ranges(target: Target) -> None:
     """Read as many ranges as one transaction may, and let others' writes look them up."""
-    with target.connect() as connection, _opened(target, connection) as headers:
+    with _opened(target) as headers:
         numbers = count()
 
         def step() -> None:
             starts = [f"r/{next(numbers):07}" for _ in range(800)]
             ranges = [{"op": "range", "start": one, "end": one + "!", "limit": 1} for one in starts]
-            connection.ask("POST", "/v1/batch", {"operations": ranges}, headers)
+            target.ask("POST", "/v1/batch", _batch(ranges), headers)
 
-        _until_over(target, step)
+        target.repeat(step)
 
 
 def delete_ranges(target: Target) -> None:
     """Delete one range of 1,000 keys 10,000 times in one batch."""
     target.ask("POST", "/v1/batch", _puts(1000))
-    body = _batch({"op": "delete_range", "prefix": "attack/"}, times=BATCH)
-    _until_over(target, lambda: target.ask("POST", "/v1/batch", body))
+    body = _batch([{"op": "delete_range", "prefix": "attack/"}] * BATCH)
+    target.repeat(lambda: target.ask("POST", "/v1/batch", body))
 
 
 def tombstones(target: Target) -> None:
@@ -76,31 +71,33 @@ def tombstones(target: Target) -> None:
     for first in range(0, 40_000, BATCH):
         target.ask("POST", "/v1/batch", _puts(BATCH, first))
         target.ask("DELETE", "/v1/kv?prefix=attack/")
-    with target.connect() as connection, _opened(target, connection) as headers:
+    with _opened(target) as headers:
         for first in range(0, 40_000, BATCH):
-            connection.ask("POST", "/v1/batch", _puts(BATCH, first), headers)
-            connection.ask("DELETE", "/v1/kv?prefix=attack/", b"", headers)
+            target.ask("POST", "/v1/batch", _puts(BATCH, first), headers)
+            target.ask("DELETE", "/v1/kv?prefix=attack/", b"", headers)
+
+        ranges = _batch([{"op": "range", "prefix": "attack/", "limit": 1}] * 100)
 
         def step() -> None:
-            connection.ask("GET", "/v1/kv?limit=1&prefix=attack/")
-            connection.ask("GET", "/v1/kv?limit=1&prefix=attack/", b"", headers)
-            body = _batch({"op": "range", "prefix": "attack/", "limit": 1}, times=100)
-            connection.ask("POST", "/v1/batch", body, headers)
+            target.ask("GET", "/v1/kv?limit=1&prefix=attack/")
+            target.ask("GET", "/v1/kv?limit=1&prefix=attack/", b"", headers)
+            target.ask("POST", "/v1/batch", ranges, headers)
 
-        _until_over(target, step)
+        target.repeat(step)
 
 
 def large_values(target: Target) -> None:
     """Check, list and delete values of 1 MiB, which nobody has to read for that."""
     _large(target, 100)
-    checks = [{"key": "large/0000", "revision": 1 << 60}] * 2000
+    checks = _batch([], checks=[{"key": "large/0000", "revision": 1 << 60}] * 2000)
+    deletions = _batch([{"op": "delete_range", "prefix": "none/"}] * 20)
 
     def step() -> None:
-        target.ask("POST", "/v1/batch", {"operations": [], "checks": checks})
+        target.ask("POST", "/v1/batch", checks)
         target.ask("GET", "/v1/kv?values=false&limit=1000&prefix=large/")
-        target.ask("POST", "/v1/batch", _batch({"op": "delete_range", "prefix": "none/"}, times=20))
+        target.ask("POST", "/v1/batch", deletions)
 
-    _until_over(target, step)
+    target.repeat(step)
 
 
 def streams(target: Target) -> None:
@@ -117,7 +114,7 @@ def streams(target: Target) -> None:
         def step() -> None:
             target.ask("POST", "/v1/batch", _puts(BATCH, size=100))
 
-        _until_over(target, step)
+        target.repeat(step)
 
 
 def hot_reads(target: Target) -> None:
@@ -126,26 +123,23 @@ def hot_reads(target: Target) -> None:
     def step() -> None:
         with ExitStack() as stack:
             for _ in range(10):
-                connection = stack.enter_context(target.connect())
-                headers = stack.enter_context(_opened(target, connection))
+                headers = stack.enter_context(_opened(target))
                 for first in range(0, 100_000, BATCH // 2):
                     gets = [{"op": "get", "key": f"m/{first + one}"} for one in range(BATCH // 2)]
                     gets[0] = {"op": "get", "key": "hot"}
-                    connection.ask("POST", "/v1/batch", {"operations": gets}, headers)
+                    target.ask("POST", "/v1/batch", _batch(gets), headers)
                     if target.over:
                         break
             target.ask("PUT", "/v1/kv/hot", b"x")
 
-    _until_over(target, step)
+    target.repeat(step)
 
 
 def large_batches(target: Target) -> None:
     """Read 7 values of 1 MiB in each of 200 batches at once."""
     _large(target, 7)
-    body = _batch(*({"op": "get", "key": f"large/{one:04}"} for one in range(7)))
-    _until_over(
-        target, lambda: target.at_once([lambda: target.ask("POST", "/v1/batch", body)] * 200, 100)
-    )
+    body = _batch({"op": "get", "key": f"large/{one:04}"} for one in range(7))
+    target.repeat(lambda: target.at_once([lambda: target.ask("POST", "/v1/batch", body)] * 200, 100))
 
 
 def unread_values(target: Target) -> None:
@@ -158,15 +152,15 @@ def unread_values(target: Target) -> None:
             with suppress(OSError):
                 connection = stack.enter_context(target.connect())
                 connection.send("GET", "/v1/kv/large/0000")
-        _until_over(target, lambda: target.ask("GET", "/v1/kv/large/0000"))
+        target.repeat(lambda: target.ask("GET", "/v1/kv/large/0000"))
 
 
 def large_changes(target: Target) -> None:
     """Ask for a page of changes with a revision of 7 MB on 100 connections at once."""
     operations = [{"op": "put", "key": f"big/{one}", "value": "x" * (MiB - 8)} for one in range(7)]
-    since = target.ask("POST", "/v1/batch", {"operations": operations}).revision - 1
+    since = target.ask("POST", "/v1/batch", _batch(operations)).revision - 1
     path = f"/v1/changes?limit=1&since={max(0, since)}"
-    _until_over(target, lambda: target.at_once([lambda: target.ask("GET", path)] * 100, 100))
+    target.repeat(lambda: target.at_once([lambda: target.ask("GET", path)] * 100, 100))
 
 
 def endless_heads(target: Target) -> None:
@@ -182,7 +176,7 @@ def endless_heads(target: Target) -> None:
                     for _ in range(64):
                         connection.socket.sendall(b"x" * (1 << 18))
 
-    _until_over(target, step)
+    target.repeat(step)
 
 
 def pipelined(target: Target) -> None:
@@ -200,7 +194,7 @@ def pipelined(target: Target) -> None:
                 if target.over:
                     break
 
-    _until_over(target, step)
+    target.repeat(step)
 
 
 def full_transactions(target: Target) -> None:
@@ -209,15 +203,14 @@ def full_transactions(target: Target) -> None:
         numbers = count()
 
         def step() -> None:
-            connection = stack.enter_context(target.connect())
-            headers = stack.enter_context(_opened(target, connection))
+            headers = stack.enter_context(_opened(target))
             for _ in range(40):
                 gets = [{"op": "get", "key": f"{next(numbers):0200}"} for _ in range(2000)]
-                response = connection.ask("POST", "/v1/batch", {"operations": gets}, headers)
+                response = target.ask("POST", "/v1/batch", _batch(gets), headers)
                 if target.over or not response.ok:
                     break
 
-        _until_over(target, step)
+        target.repeat(step)
 
 
 def gone_followers(target: Target) -> None:
@@ -227,7 +220,7 @@ def gone_followers(target: Target) -> None:
         with target.connect() as connection:
             connection.send("GET", "/v1/changes?wait=300&prefix=none&since=now")
 
-    _until_over(target, step)
+    target.repeat(step)
     target.ask("GET", "/v1/changes?wait=0.1&prefix=none&since=now")
 
 
@@ -237,11 +230,12 @@ def malformed(target: Target) -> None:
     def step() -> None:
         with target.connect() as connection:
             connection.socket.settimeout(1)
-            connection.socket.sendall(bytes(200_000))
-            while connection.socket.recv(1 << 18):
-                pass
+            with suppress(OSError):
+                connection.socket.sendall(bytes(200_000))
+                while connection.socket.recv(1 << 18):
+                    pass
 
-    _until_over(target, step)
+    target.repeat(step)
 
 
 # -- honest clients that ask for much --
@@ -249,27 +243,27 @@ def malformed(target: Target) -> None:
 
 def batches_of_puts(target: Target) -> None:
     """Write 10,000 values of 100 bytes in one batch, again and again."""
-    _until_over(target, lambda: target.ask("POST", "/v1/batch", _puts(BATCH, size=100)))
+    target.repeat(lambda: target.ask("POST", "/v1/batch", _puts(BATCH, size=100)))
 
 
 def large_commits(target: Target) -> None:
     """Commit transactions of 90,000 keys."""
 
     def step() -> None:
-        with target.connect() as connection, _opened(target, connection) as headers:
+        with _opened(target) as headers:
             for first in range(0, 90_000, BATCH):
-                connection.ask("POST", "/v1/batch", _puts(BATCH, first), headers)
+                target.ask("POST", "/v1/batch", _puts(BATCH, first), headers)
             id_ = headers["Kvactor-Transaction"]
-            connection.ask("POST", f"/v1/transactions/{id_}/commit")
+            target.ask("POST", f"/v1/transactions/{id_}/commit")
 
-    _until_over(target, step)
+    target.repeat(step)
 
 
 def large_scans(target: Target) -> None:
     """Scan 8 MiB in one page, again and again."""
     for first in range(0, 800, 100):
         target.ask("POST", "/v1/batch", _puts(100, first, size=10_000))
-    _until_over(target, lambda: target.ask("GET", "/v1/kv?prefix=attack/&limit=1000"))
+    target.repeat(lambda: target.ask("GET", "/v1/kv?prefix=attack/&limit=1000"))
 
 
 #: The attacks, by name.

@@ -38,6 +38,11 @@ TIMEOUT: Final = 60.0
 #: Seconds in which each client with transactions commits at least once.
 GOAL: Final = 5.0
 
+GOALS: Final = (
+    f"each client with transactions commits within {GOAL:g} s, again and again (commits); each "
+    "acknowledged change is there exactly once (exactly once); no request fails (failures)"
+)
+
 
 class Contended(msgspec.Struct):
     """What has happened in `seconds`. Times are seconds from the beginning, latencies milliseconds."""
@@ -211,6 +216,7 @@ def lines(found: Contended) -> Sequence[str]:
     """Return the report."""
     return [
         f"contention for {found.seconds:g} s: {', '.join(found.missed) or 'ok'}",
+        f"goals: {GOALS}",
         f"commits of each of {LONG}: {' '.join(str(len(times)) for times in found.commits)}",
         f"longest without one (s): {' '.join(f'{gap:.2f}' for gap in found.gaps)}",
         f"conflicts: {sum(found.conflicts)}",

@@ -8,13 +8,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from kvactor.tools.hostile.attacks import ATTACKS, HONEST
+from kvactor.tools.hostile.attacks import ATTACKS, HONEST, Attack
 from kvactor.tools.hostile.target import Target
 from kvactor.tools.hostile.victims import Latencies
 from kvactor.tools.processes import ServerProcess, environment
@@ -31,7 +32,8 @@ BEFORE: Final = 1.0
 
 class Measured(msgspec.Struct):
     """What an attack of `seconds` has done. Latencies are milliseconds; `idle`, `peak` and `afterwards`
-    are bytes of anonymous memory, and `log` is what the server has logged.
+    are bytes of anonymous memory, and `log` is what the server has logged. `unreached` are the attacks
+    that have not reached the server in the second half of their time.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Measured(msgspec.Struct):
     log: str
     #: whether the server has answered a request of the attacker's afterwards
     alive: bool
+    unreached: list[str] = []
 
 
 def attack(names: Sequence[str], seconds: float, environ: Mapping[str, str] | None = None) -> Measured:
@@ -90,13 +93,14 @@ def _measure(server: ServerProcess, names: Sequence[str], seconds: float) -> Mea
         stdout=subprocess.PIPE,
     )
     time.sleep(BEFORE)
-    target = Target(server.host, server.port, time.monotonic() + seconds)
+    targets = [Target(server.host, server.port, seconds) for _ in names]
     known = {**ATTACKS, **HONEST}
-    threads = [threading.Thread(target=_attack, args=(known[name], target)) for name in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(names) or 1) as pool:
+        for one in [
+            pool.submit(_attack, known[name], target)
+            for name, target in zip(names, targets, strict=True)
+        ]:
+            one.result()
     output, _ = victims.communicate(timeout=seconds + 120)
     peak = sampler.stop()
     time.sleep(AFTERWARDS)
@@ -107,23 +111,24 @@ def _measure(server: ServerProcess, names: Sequence[str], seconds: float) -> Mea
         idle,
         peak,
         anonymous(server.pid),
-        target.answers,
+        sum((target.answers for target in targets), Counter()),
         server.log,
-        _answers(target),
+        _answers(Target(server.host, server.port, 0)),
+        [name for name, target in zip(names, targets, strict=True) if not target.reached],
     )
 
 
-def _attack(one: object, target: Target) -> None:
+def _attack(one: Attack, target: Target) -> None:
     try:
-        one(target)  # type: ignore[operator]
-    except OSError as error:
+        one(target)
+    except (OSError, ValueError) as error:
         target.answers[type(error).__name__] += 1
 
 
 def _answers(target: Target) -> bool:
     try:
         return target.ask("GET", "/v1/kv?limit=1").ok
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

@@ -1,16 +1,14 @@
-"""How attacks reach the server: blocking sockets from an address of the attackers' own."""
+"""How attacks reach the server: blocking connections from an address of the attackers' own."""
 
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-
-from kvactor.tools.http import NO_HEADERS, ClientProtocol, Response, encode_request
+from kvactor.tools.connections import Connection
+from kvactor.tools.http import NO_HEADERS, Response
 
 #: The attackers' address: the server counts clients by address. All of 127/8 is loopback.
 SOURCE: Final = "127.0.0.2"
@@ -20,13 +18,16 @@ TIMEOUT: Final = 60.0
 
 
 class Target:
-    """The server under attack, until `end`, a time of `time.monotonic`."""
+    """The server, under one attack of so many seconds."""
 
-    def __init__(self, host: str, port: int, end: float) -> None:
+    def __init__(self, host: str, port: int, seconds: float) -> None:
         self.host = host
         self.port = port
-        self.end = end
-        #: what the server has answered, by status and code
+        #: when the attack ends, a time of `time.monotonic`
+        self.end = time.monotonic() + seconds
+        self._halftime = self.end - seconds / 2
+        self._active_at = 0.0
+        #: what the server has answered, by status and code, and what went wrong, by its name
         self.answers: Counter[str] = Counter()
 
     @property
@@ -34,62 +35,47 @@ class Target:
         """Is the time of the attack over?"""
         return time.monotonic() >= self.end
 
-    def connect(self) -> "Connection":
+    @property
+    def reached(self) -> bool:
+        """Has the attack reached the server in the second half of its time?"""
+        return self._active_at >= self._halftime
+
+    def note_active(self) -> None:
+        """Note that the attack reaches the server now."""
+        self._active_at = time.monotonic()
+
+    def connect(self) -> Connection:
         """Open a connection. Raises `OSError`."""
-        return Connection(self)
+        return Connection(self.host, self.port, TIMEOUT, SOURCE)
 
     def ask(
-        self, method: str, path: str, body: Any = b"", headers: Mapping[str, str] = NO_HEADERS
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = NO_HEADERS
     ) -> Response:
-        """Send one request on a connection of its own. Raises `OSError`."""
+        """Send one request on a connection of its own, and count the answer. Raises `OSError`, and
+        `ValueError` if it is none.
+        """
         with self.connect() as connection:
-            return connection.ask(method, path, body, headers)
+            with suppress(ConnectionError):  # it may be refused before all of it is sent
+                connection.send(method, path, body, headers)
+            response = connection.receive()
+        self.answers["ok" if response.ok else f"{response.status} {response.code}"[:60]] += 1
+        self.note_active()
+        return response
+
+    def repeat(self, step: Callable[[], object]) -> None:
+        """Take a step again and again until the time is over, also if one fails."""
+        while not self.over:
+            try:
+                step()
+            except (OSError, ValueError) as error:
+                self.answers[type(error).__name__] += 1
+            else:
+                self.note_active()
 
     def at_once(self, work: Sequence[Callable[[], object]], threads: int = 50) -> None:
-        """Do all of it at once, as far as there are threads. What is refused does not matter."""
+        """Do all of it at once, as far as there are threads. Raises an error if all of it fails."""
         with ThreadPoolExecutor(threads) as pool:
-            for one in [pool.submit(each) for each in work]:
-                with suppress(OSError):
-                    one.result()
-
-
-class Connection:
-    """A connection of an attacker's."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self.socket = socket.create_connection(
-            (target.host, target.port), TIMEOUT, source_address=(SOURCE, 0)
-        )
-        self._protocol = ClientProtocol()
-
-    def __enter__(self) -> "Connection":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def send(
-        self, method: str, path: str, body: Any = b"", headers: Mapping[str, str] = NO_HEADERS
-    ) -> None:
-        """Send a request, and do not wait. Raises `OSError`."""
-        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        self.socket.sendall(encode_request(method, path, content, headers))
-
-    def ask(
-        self, method: str, path: str, body: Any = b"", headers: Mapping[str, str] = NO_HEADERS
-    ) -> Response:
-        """Send a request, and return its response. Raises `OSError`."""
-        protocol = self._protocol
-        protocol.expect(method)
-        with suppress(ConnectionError):  # it may be refused before all of it is sent
-            self.send(method, path, body, headers)
-        while (response := protocol.response()) is None:
-            data = self.socket.recv(1 << 18)
-            if data:
-                protocol.receive(data)
-            else:
-                protocol.receive_end()
-        answers = self._target.answers
-        answers["ok" if response.ok else f"{response.status} {response.code}"[:60]] += 1
-        return response
+            errors = [one.exception() for one in [pool.submit(each) for each in work]]
+        failed = [error for error in errors if error is not None]
+        if len(failed) == len(work):
+            raise failed[0]

@@ -23,11 +23,19 @@ TIMEOUT: Final = 30.0
 
 
 class Latencies(msgspec.Struct):
-    """The latencies of each method, in milliseconds, and how many responses were no success."""
+    """The latencies of each method, in milliseconds, how many responses were no success, and how many
+    requests were planned: who waits for a response sends fewer.
+    """
 
     get: list[float] = []
     put: list[float] = []
     failures: dict[str, int] = {}
+    planned: int = 0
+
+    @property
+    def served(self) -> int:
+        """How many requests have succeeded."""
+        return len(self.get) + len(self.put) - sum(self.failures.values())
 
     def failed(self, why: str) -> None:
         """Count a failure."""
@@ -70,7 +78,7 @@ async def client(host: str, port: int, number: int, end: float, latencies: Laten
 
 async def run(host: str, port: int, seconds: float) -> Latencies:
     """Let all clients run, each beginning at another time."""
-    latencies, end = Latencies(), time.monotonic() + seconds
+    latencies, end = Latencies(planned=int(CLIENTS * RATE * seconds)), time.monotonic() + seconds
     async with asyncio.TaskGroup() as group:
         for number in range(CLIENTS):
             group.create_task(client(host, port, number, end, latencies))

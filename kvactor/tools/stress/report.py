@@ -1,12 +1,12 @@
 """The output of a run: a line of progress, and a table at its end."""
 
-import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from kvactor.tools.quantiles import quantile, shown
 from kvactor.tools.stress.history import Operation, Outcome
 
 
@@ -30,17 +30,12 @@ def totals(operations: Sequence[Operation]) -> list[Totals]:
             kind,
             dict(Counter(one.outcome for one in ones)),
             *(
-                percentile(sorted(one.took * 1e3 for one in ones if one.outcome == "ok"), part)
-                for part in (0.5, 0.99, 0.999)
+                quantile((one.took * 1e3 for one in ones if one.outcome == "ok"), share)
+                for share in (0.5, 0.99, 0.999)
             ),
         )
         for kind, ones in sorted(kinds.items())
     ]
-
-
-def percentile(values: Sequence[float], part: float) -> float:
-    """Return the smallest of some sorted values that `part` of them are not above; NaN of none."""
-    return values[math.ceil(part * len(values)) - 1] if values else math.nan
 
 
 def table(operations: Sequence[Operation], seconds: float) -> Iterator[str]:
@@ -49,7 +44,8 @@ def table(operations: Sequence[Operation], seconds: float) -> Iterator[str]:
     yield f"{'':15}{''.join(f'{name:>9}' for name in outcomes)}{'p50 ms':>9}{'p99':>9}{'p99.9':>9}"
     for one in totals(operations):
         counts = "".join(f"{one.outcomes.get(name, 0):9}" for name in outcomes)
-        yield f"{one.kind:15}{counts}{one.p50:9.2f}{one.p99:9.2f}{one.p999:9.2f}"
+        latencies = "".join(f"{shown(took, '.2f'):>9}" for took in (one.p50, one.p99, one.p999))
+        yield f"{one.kind:15}{counts}{latencies}"
     yield f"{len(operations)} operations in {seconds:.1f} s: {len(operations) / seconds:.0f} a second"
     errors = Counter(one.error for one in operations if one.error)
     if errors:

@@ -22,6 +22,9 @@ from kvactor.tools.stress.servers import Server
 #: Seconds between two lines of progress.
 PROGRESS = 2.0
 
+#: Seconds that a timer may be early.
+EARLY = 0.01
+
 #: How many faults a run of a certain number of operations has, about, and how many operations are
 #: between two of them at least, about.
 TIMES = 30
@@ -87,7 +90,12 @@ async def run(plan: Plan, history: History) -> Outcome:
             plan.operations,
             time.monotonic,  # uvloop counts in milliseconds
         )
-        (await workload.connect()).close()
+        try:
+            (await workload.connect()).close()
+        except OSError as error:
+            raise ConnectionError(
+                f"cannot connect to http://{host}:{port}: {error.strerror or error}"
+            ) from error
         reader = Reader(workload.connect, history.prefix)
         stack.callback(reader.close)
         history.revision = since = await reader.revision()
@@ -151,14 +159,15 @@ async def _show(workload: Workload, plan: Plan) -> None:
     counted = 0
     end = began + plan.seconds if plan.seconds is not None else float("inf")
     while True:
-        await asyncio.sleep(min(PROGRESS, max(0.0, end - before)))
+        await asyncio.sleep(min(PROGRESS, end - before))
         now = time.monotonic()
+        if now >= end - EARLY:
+            workload.stopped = True
+            progress("waiting for the last responses ...")
+            await asyncio.Event().wait()
         count = len(workload.history.operations)
         progress(
             f"{now - began:6.0f} s  {count:9} operations  {(count - counted) / (now - before):7.0f} a "
             f"second  revision {workload.history.revision}"
         )
         counted, before = count, now
-        if now >= end:
-            workload.stopped = True
-            end = float("inf")

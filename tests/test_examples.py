@@ -9,7 +9,7 @@ from tests.examples import ADDRESS, DOCUMENTS, ROOT, Block, Example, Shell, bloc
 from tests.process.servers import Server
 
 #: Kinds of blocks that are not sessions: to install and to start it, for a browser, for Prometheus.
-NOT_RUN = {"sh", "js", "yaml"}
+NOT_RUN = {"sh", "js", "python", "yaml"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -15,7 +15,7 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/store.py",
                 "Store.seal",
-                find="self._look()",
+                find="self._look_at_pending()",
                 replace="""
                     newest = {
                         one.changes[0][0]: one
@@ -27,7 +27,7 @@ MUTANTS: Final = (
                         for one in self._flushing.revisions
                         if len(one.changes) > 1 or newest[one.changes[0][0]] is one
                     ]
-                    self._look()
+                    self._look_at_pending()
                 """,
             ),
         ),

@@ -226,7 +226,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/core/store.py",
-                "Store._look",
+                "Store._look_at_memtables",
                 find="(self.memtable, self._frozen)",
                 replace="(self._frozen, self.memtable)",
             ),

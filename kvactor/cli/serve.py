@@ -21,6 +21,7 @@ import uvloop
 import kvactor
 from kvactor import failpoints
 from kvactor.cli.deadline import ExitDeadline
+from kvactor.cli.heap import return_large_pieces
 from kvactor.failpoints import Failpoint
 from kvactor.server import Server, TcpListener
 from kvactor.settings import Settings, service_links
@@ -53,6 +54,7 @@ def run(settings: Settings, armed: Mapping[str, Failpoint]) -> int:
     if settings.memory and settings.data_dir != Settings().data_dir:
         log.warning("data_dir is %s, and not used: memory is set", settings.data_dir)
     failpoints.arm(armed)
+    return_large_pieces()
     path = Path(settings.data_dir).absolute()
     storage = open_memory() if settings.memory else open_directory(path, settings.map_size)
     where = "data in memory" if settings.memory else f"data in {path}"

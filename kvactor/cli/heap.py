@@ -1,8 +1,8 @@
 """The heap of the C library: large pieces go back to the system as soon as they are free.
 
 glibc raises by itself the size from which it does so, up to 32 MiB, with each larger piece that is
-freed (mallopt(3)). A server that has once answered with some MiB then keeps hundreds of them in holes of
-its heap. Fixed sizes keep it from that. Other C libraries are left alone.
+freed (mallopt(3)). A server that has once answered with some MiB then keeps hundreds of them in holes
+of its heap. Fixed sizes keep it from that. Other C libraries are left alone.
 """
 
 import ctypes

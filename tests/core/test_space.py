@@ -279,3 +279,17 @@ def test_p8_a_batch_is_refused_as_a_whole_if_its_writes_together_have_no_room() 
     assert isinstance(harness.ask(batch(*sets)).error, StorageFull)
     assert data(harness) == {}
     assert harness.ask(batch(*sets[:3])).error is None
+
+
+def test_p8_the_status_tells_less_than_the_floor_while_a_write_is_refused() -> None:
+    journal = SmallJournal(FLOOR + 400_000)
+    harness = OwnerHarness(journal, settings=SETTINGS)
+    admission = harness.owner.admission
+    assert (admission.left >= FLOOR, admission.full) == (True, False)
+    assert isinstance(harness.ask(put(b"a", bytes(600_000))).error, StorageFull)
+    assert isinstance(harness.ask(put(b"a", bytes(500_000))).error, StorageFull)
+    assert (admission.left < FLOOR, admission.full) == (True, True)
+    # There is room for the smaller one.
+    journal.free += 700_000
+    harness.tick()
+    assert (admission.left >= FLOOR, admission.full) == (True, False)

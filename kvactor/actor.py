@@ -232,11 +232,13 @@ class StoreActor:
                 if writer.behind:
                     _yield_to_fold()
         except Exception as error:
+            free = self._free_space() if isinstance(error, StorageFailed) else None
             log.critical(
-                "the owner has failed, the process must end: %s", _chain(error), exc_info=error
+                "the owner has failed, the process must end: %s%s",
+                _chain(error),
+                f" ({free.disk} bytes are free)" if free is not None else "",
+                exc_info=error,
             )
-            if isinstance(error, StorageFailed) and (free := self._free_space()) is not None:
-                log.critical("%d bytes are free on the disk", free.disk)
             self._fail()
             raise
         self._refuse(_stopping)

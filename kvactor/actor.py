@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from kvactor.core.memory import UNCOUNTED, Lease
 from kvactor.core.messages import Answer, Continue, Message, Status, Stop, Tick
 from kvactor.core.owner import Owner
+from kvactor.core.protocols import StorageFailed
 from kvactor.core.records import NEVER
 from kvactor.core.replies import ReplyTo, deliver
 from kvactor.core.scheduler import Envelope
@@ -87,6 +88,8 @@ class StoreActor:
         #: the newest durable revision
         self.revision = self._owner.revision
         self._free_space_known = True
+        #: were writes refused for want of space when the log last told?
+        self._full = False
         #: whether the owner is given a drain when it wants one; it never wants an earlier one meanwhile
         self._waking = False
 
@@ -151,6 +154,7 @@ class StoreActor:
         self._mail = self._loop.create_future()
         self.done = self._loop.create_task(self._run(), name="kvactor-owner")
         self._loop.call_later(TICK, self._tick)
+        self._tell_if_full()
 
     async def stop(self) -> None:
         """Handle the messages that were accepted, flush and fold. Return when the loop has ended.
@@ -165,6 +169,7 @@ class StoreActor:
     def _tick(self) -> None:
         if not self.done.done():
             self._loop.call_later(TICK, self._tick)
+            self._tell_if_full()
             self._post(Tick(self._free_space()))
 
     def _wake(self) -> None:
@@ -190,6 +195,23 @@ class StoreActor:
         self._free_space_known = True
         return free
 
+    def _tell_if_full(self) -> None:
+        """Log it when the disk has become full, or is not full any more, since the last tick."""
+        admission = self._owner.admission
+        if admission.full == self._full:
+            return
+        self._full = not self._full
+        settings = self._settings
+        if self._full:
+            log.warning(
+                "writes are refused (507): %d bytes are free where %s is, and min_free_space is %d",
+                admission.left,
+                settings.data_dir,
+                settings.min_free_space,
+            )
+        else:
+            log.info("writes are accepted again: %d bytes are free", admission.left)
+
     async def _run(self) -> None:
         owner, loop, metrics = self._owner, self._loop, self.metrics
         scheduler, writer = owner.scheduler, owner.writer
@@ -210,8 +232,12 @@ class StoreActor:
                 if writer.behind:
                     _yield_to_fold()
         except Exception as error:
+            free = self._free_space() if isinstance(error, StorageFailed) else None
             log.critical(
-                "the owner has failed, the process must end: %s", _chain(error), exc_info=error
+                "the owner has failed, the process must end: %s%s",
+                _chain(error),
+                f" ({free.disk} bytes are free)" if free is not None else "",
+                exc_info=error,
             )
             self._fail()
             raise

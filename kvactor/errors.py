@@ -255,15 +255,17 @@ class Stopping(KvactorError):
 
 
 class StorageFull(KvactorError):
-    """Is raised by writes while less than `min_free_space` is free, by deletions only while less than a
-    quarter of it is. Nothing was done; reads go on.
+    """Is raised by writes that would leave less than `min_free_space` free, by deletions only near a
+    quarter of it. Nothing was done; reads go on.
     """
 
     code = "storage_full"
 
 
 class WritesStalled(KvactorError):
-    """Is raised by writes while folds fall behind. Nothing was done; reads go on; try again."""
+    """Is raised by writes while folds fall behind, or make room on the disk. Nothing was done; reads go
+    on; try again.
+    """
 
     code = "writes_stalled"
 

@@ -104,7 +104,10 @@ class Metrics:
             ),
             "transactions_open": ("Isolated transactions open.", report.transactions),
             "shared_transaction_depth": ("Depth of the shared transaction.", report.shared_depth),
-            "free_bytes": ("Bytes that can still be written.", report.free_space),
+            "free_bytes": (
+                "Bytes free for writes; below min_free_space they are refused.",
+                report.free_space,
+            ),
             "connections": ("Connections that are open.", self.connections),
             "subscribers": ("Requests that follow the changes.", self.subscribers()),
         }

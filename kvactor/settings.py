@@ -198,7 +198,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 8 * _MiB
     min_free_space: Annotated[
         int,
-        Meta(ge=0, description="bytes of free disk below which writes get 507; 0: until it is full"),
+        Meta(
+            ge=0,
+            description="bytes of free disk below which writes get 507; 0: until it is full, which "
+            "ends the process, and deletions need free disk, too",
+        ),
     ] = 256 * _MiB
     map_size: Annotated[
         int,

@@ -198,22 +198,52 @@ async def test_ticks_go_on_with_the_last_known_free_space_when_it_cannot_be_read
     async with asyncio.timeout(PATIENCE):
         await actor.ask(put(b"key", ttl=1000))
         await ticks()
-        assert await free() == 1 << 40
+        before = await free()
+        assert (1 << 40) - (1 << 20) < before < 1 << 40
         journal.error = OSError(5, "Input/output error")
         await ticks()
-        assert await free() == 1 << 40
+        assert await free() == before
         now += 2000
         while (await actor.ask(Status())).result.keys:
             await asyncio.sleep(0.001)
         known = await free()
         await ticks()
         assert await free() == known, "what was written since is free again"
-        journal.error, journal.free = None, 1000
+        journal.error, journal.free = None, 1 << 39
         await ticks()
-        assert await free() == 1000
+        assert await free() < 1 << 39
         await actor.stop()
     lost = "the free space of the disk cannot be read, the last known figure stays: "
     assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
         ("WARNING", f"{lost}[Errno 5] Input/output error"),
         ("INFO", "the free space of the disk can be read again"),
     ]
+
+
+async def test_the_log_tells_when_writes_are_refused_and_when_they_are_accepted_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("kvactor.actor.TICK", 0.001)
+    caplog.set_level(logging.INFO)
+    journal = UncertainJournal()
+    journal.free = 1000
+    actor = StoreActor(Storage(journal, MemoryTree()), Settings(data_dir="place"))
+
+    def told() -> list[str]:
+        return [one.levelname for one in caplog.records]
+
+    await actor.start()
+    assert told() == ["WARNING"]
+    assert "writes are refused (507)" in caplog.text
+    assert "where place is" in caplog.text
+    async with asyncio.timeout(PATIENCE):
+        while journal.readings < 4:
+            await asyncio.sleep(0.001)
+        assert told() == ["WARNING"]
+        journal.free = 1 << 40
+        while told() != ["WARNING", "INFO"]:
+            await asyncio.sleep(0.001)
+        journal.free = 1000
+        while told() != ["WARNING", "INFO", "WARNING"]:
+            await asyncio.sleep(0.001)
+        await actor.stop()

@@ -224,6 +224,8 @@ class Keyspace:
 
     def commit(self, context: Context, transaction: Transaction) -> Steps[int]:
         """Commit the topmost level of a transaction; return the revision that it made, 0 if none."""
+        if transaction.depth == 1 and transaction.overlays[0]:
+            self.admission.check_commit(transaction.overlays[0])
         if self.priority.holder is not None and transaction.depth == 1:
             self._give_way(context, transaction, transaction.overlays[0])
         changes = transaction.commit()

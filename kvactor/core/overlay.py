@@ -34,6 +34,8 @@ class Overlay(dict[bytes, Entry]):
         super().__init__()
         #: bytes, with overhead
         self.size = 0
+        #: bytes of the largest entry that was ever put, with overhead
+        self.largest = 0
         #: most overlays are never read in order
         self._order: SortedList[bytes] | None = None
 
@@ -42,7 +44,9 @@ class Overlay(dict[bytes, Entry]):
         before = self.get(key)
         if before is not None:
             self.size -= _size(key, before)
-        self.size += _size(key, entry)
+        size = _size(key, entry)
+        self.size += size
+        self.largest = max(self.largest, size)
         self[key] = entry
 
     def merge(self, above: "Overlay") -> None:
@@ -51,6 +55,7 @@ class Overlay(dict[bytes, Entry]):
             self.size -= _size(key, self[key])
         self.update(above)
         self.size += above.size
+        self.largest = max(self.largest, above.largest)
 
     def merge_below(self, below: "Overlay") -> None:
         """Take over the entries of the overlay below this one that it does not have itself."""
@@ -112,6 +117,7 @@ class Memtable(Overlay):
         """Take over all entries of the overlay above this one, and sort them: readers use this one."""
         self.update(above)
         self.grown += above.size
+        self.largest = max(self.largest, above.largest)
         self._merged += len(above)
         # The size is an estimate: an overwritten entry counts as an average one.
         self.size = self.grown * len(self) // self._merged

@@ -105,13 +105,13 @@ class Owner:
         self._store = Store(tree)
         self._store.recover(journal.replay(tree.applied))
         self._conflicts = conflicts = ConflictIndex[Transaction]()
-        self._admission = Admission(self._store, settings, self.free_space())
-        self._keys = keys = Keyspace(self._store, conflicts, settings, self._admission)
+        self.admission = Admission(self._store, settings, self.free_space())
+        self._keys = keys = Keyspace(self._store, conflicts, settings, self.admission)
         self._transactions = transactions = TransactionManager(keys, conflicts, settings)
         executor = Executor(keys, transactions, settings)
         self._feed = Feed(journal)
         self.held = HeldReplies()
-        self.writer = Writer(self._store, journal, tree, self._admission, settings, post)
+        self.writer = Writer(self._store, journal, tree, self.admission, settings, post)
         handlers: dict[type, Handler] = {
             Execute: executor.execute,
             Batch: executor.batch,
@@ -252,8 +252,8 @@ class Owner:
             memtable_keys=len(store.memtable),
             memtable_bytes=store.memtable.size,
             folded=store.folded,
-            free_space=self._admission.space.left,
-            stalled=self._admission.stalled,
+            free_space=self.admission.left,
+            stalled=self.admission.stalled,
         )
 
     def _flushed(self, _: Context, message: Flushed) -> None:
@@ -278,8 +278,8 @@ class Owner:
 
     def _sweep(self, context: Context, _: Sweep | None = None) -> None:
         self._sweeping = self._sweep_posted = False
-        admission = self._admission
-        if self._stopping or admission.stalled or not admission.has_reserve(SWEEP_LIMIT):
+        admission = self.admission
+        if self._stopping or admission.stalled or not admission.has_reserve(0, SWEEP_LIMIT):
             return
         self._sweeping = self._keys.sweep(context, SWEEP_LIMIT)
         if not self._store.pending:

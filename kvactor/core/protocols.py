@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from kvactor.core.records import Entry, Missing, Revision
+from kvactor.core.space import FreePages
 from kvactor.core.work import Work
 
 Done = Callable[[BaseException | None], None]
@@ -66,9 +67,9 @@ class Journal(Protocol):
         Raises `OSError` if the disk does not say.
         """
 
-    def reusable(self) -> int:
-        """Return about how many bytes of the file are free: they are used before it grows. They may be
-        too scattered for a large row. Any thread may call it.
+    def reusable(self) -> FreePages:
+        """Return the free pages of the file, about: the next commit may use them, and does before the
+        file grows. They may be too scattered for a large row. Any thread may call it.
         """
 
     def close(self) -> None:
@@ -115,7 +116,7 @@ class Tree(Protocol):
     def free_space(self) -> int:
         """See `Journal`."""
 
-    def reusable(self) -> int:
+    def reusable(self) -> FreePages:
         """See `Journal`."""
 
     def close(self) -> None:

@@ -1,37 +1,87 @@
 """The account of free space: who may still write, and when history is given up. Pure.
 
-The rule: a write needs `min_free_space`, the floor, beyond all that is in flight. What frees space, a
-deletion, a sweep, a fold, a trimmed journal, may use the reserve below it, down to a quarter of the
-floor, so that the disk is never really full: that would be a failed flush (P10).
+The rule: a write leaves `min_free_space`, the floor, of the disk and of the tree's free pages together.
+Files never shrink; their free pages are used again. But a large row needs pages that lie side by side,
+and where there are none the file grows. So a part of the floor is left on the disk itself, even if the
+files grow. The disk is never really full: that would be a failed flush (P10).
 
-Files never shrink, but their free pages are used again. They count as free space, those of each file up
-to a quarter of the floor. So a write always finds half of the floor free on the disk, even if
-the free pages lie so scattered that large rows do not fit between them.
+    of the floor is left         who may go on
+    5/4   on the disk            all; below it history is given up: the journal uses its pages again
+    1     on the disk and in     writes
+          the tree's free pages
+    1/2   on the disk            writes, even if the tree's free pages may be too scattered
+    1/4   on the disk            deletions, and writes for which only the journal may grow
+    1/8   on the disk            what certainly finds free pages
 
-    5/4 floor   history is given up, and folds come early: their pages become free
-    floor       writes are refused: free pages count
-    1/4 floor   deletions are refused, too: free pages do not count
+The pages in use part the free ones into a known number of runs, at most. So if there are enough free
+ones, some certainly lie side by side. An emptied store has few pages in use: it can be written again.
 """
+
+from typing import NamedTuple
 
 import msgspec
 
-#: Bytes that a fold copies for one key, at most: a page of the tree.
+#: Bytes of a page of the files.
 PAGE = 4096
+
+#: Bytes of single pages that each commit takes, about: the path to the rows, and lists of free pages.
+_COMMIT = 16 * PAGE
+
+
+class FreePages(msgspec.Struct, frozen=True):
+    """The free pages of a file: how many bytes they are. Of the pages in use: in how many pieces they
+    lie, at most, and how many bytes of them are nodes, which a commit copies to change them.
+    """
+
+    size: int = 0
+    pieces: int = 0
+    nodes: int = 0
+
+    def growth(self, size: int, largest: int, single: int) -> int:
+        """Return how many bytes the file may grow for `size` bytes of rows, the `largest` of which is
+        known, and for `single` bytes of pages that may lie anywhere.
+
+        So many pieces part the free pages into one run more. If none had room for the largest row, the
+        runs would be less than that times their number together. Small rows share a page, and any will
+        do.
+        """
+        scattered = self.pieces * largest if largest >= PAGE // 2 else 0
+        if size + single + scattered <= self.size:
+            return 0
+        return size + max(0, single - self.size)
 
 
 class FreeSpace(msgspec.Struct, frozen=True):
-    """A reading, in bytes: of the disk (or of what is left of the map), and of the free pages in the
+    """A reading: the bytes that are free on the disk (or left of the map), and the free pages in the
     files of the journal and of the tree.
     """
 
     disk: int
-    journal: int = 0
-    tree: int = 0
+    journal: FreePages = FreePages()
+    tree: FreePages = FreePages()
+
+
+class Load(NamedTuple):
+    """What is to be written: bytes to the journal, bytes to the tree, and keys of the tree, the largest
+    of which takes so many bytes. A fold copies a node for each key before the old one is free.
+    """
+
+    journal: int
+    tree: int
+    keys: int
+    largest: int
+
+
+class Growth(NamedTuple):
+    """How many bytes the files may grow."""
+
+    journal: int
+    tree: int
 
 
 class Space:
-    """The free space as last read, less what was handed to the journal since. `floor` is in bytes; 0:
-    nothing is ever refused. `plenty`, in bytes, is so much that nothing has to be read between ticks.
+    """The free space as last read. `floor` is in bytes; 0: nothing is ever refused. `plenty`, in bytes,
+    is so much that nothing has to be read between ticks.
     """
 
     def __init__(self, floor: int, plenty: int, reading: FreeSpace) -> None:
@@ -41,34 +91,69 @@ class Space:
 
     def note(self, reading: FreeSpace, in_flight: int) -> None:
         """Take in a new reading; `in_flight` bytes are in the journal's hands, and may not be in it."""
-        share = self._floor // 4
-        self._reusable = min(reading.journal, share) + min(reading.tree, share)
-        self._disk = reading.disk
+        self._reading = reading
+        self._taken = 0
         self.take(in_flight)
 
     def take(self, size: int) -> None:
         """Hand `size` bytes to the journal."""
-        self._disk -= size
+        self._taken += size
         #: is so much free that nobody has to look closer?
-        self.plenty = not self._floor or self._disk >= self._plenty
+        self.plenty = not self._floor or self._reading.disk - self._taken >= self._plenty
         #: is history given up, to leave writes more?
-        self.low = self._floor > 0 and self._disk < self._floor + self._floor // 4
+        self.low = self._floor > 0 and self._reading.disk - self._taken < self._floor + self._floor // 4
 
-    @property
-    def left(self) -> int:
-        """How many bytes can be written: of the disk and of free pages."""
-        return self._disk + self._reusable
-
-    def has_room(self, in_flight: int) -> bool:
-        """Are writes allowed, with so many bytes in flight?"""
-        return self.plenty or self.left - in_flight >= self._floor
-
-    def has_reserve(self, in_flight: int, keys: int) -> bool:
-        """May something be done that frees space, with so many bytes in flight, and so many keys that
-        are to be folded then?
+    def left(self, load: Load) -> int:
+        """Return how many bytes are left once `load` is written, of the disk and of the tree's free
+        pages. It is less than the floor if and only if writes are refused.
         """
-        return self.plenty or self._disk - in_flight - PAGE * keys >= self._floor // 4
+        growth, room = self._growth(load), self._room(load)
+        return self._left(load, growth) if room >= 0 else self._floor + room
 
-    def fold_is_large(self, keys: int) -> bool:
-        """May a fold of so many keys copy a quarter of what is free on the disk?"""
-        return not self.plenty and PAGE * keys >= max(self._disk, 0) // 4 > 0
+    def has_room(self, load: Load) -> bool:
+        """May writes put so much in flight?"""
+        return self.plenty or self._room(load) >= 0
+
+    def has_reserve(self, load: Load) -> bool:
+        """May what frees space put so much in flight?"""
+        return self.plenty or self._spare(self._growth(load), 4) >= 0
+
+    def can_hold(self, load: Load) -> bool:
+        """Has the disk room for what is in flight, even if the files grow?"""
+        return self.plenty or sum(self._growth(load)) <= self._reading.disk
+
+    def fold_is_large(self, memtable: Load, load: Load) -> bool:
+        """Does the memtable take as much as writes have left beside all that is in flight?"""
+        return not self.plenty and memtable.tree + self._copies(memtable) >= self._room(load)
+
+    def _left(self, load: Load, growth: Growth) -> int:
+        return self._reading.disk + self._reading.tree.size - load.tree - growth.journal
+
+    def _room(self, load: Load) -> int:
+        """Return how many bytes more than `load` writes may put in flight."""
+        growth = self._growth(load)
+        left, spare = self._left(load, growth), self._spare(growth, 2 if growth.tree else 4)
+        return min(left - self._floor, spare)
+
+    def _growth(self, load: Load) -> Growth:
+        journal, tree = self._reading.journal, self._reading.tree
+        rows = self._taken + load.journal
+        return Growth(
+            journal.growth(rows, rows, _COMMIT),
+            tree.growth(load.tree, load.largest, self._copies(load) + _COMMIT),
+        )
+
+    def _copies(self, load: Load) -> int:
+        return min(PAGE * load.keys, self._reading.tree.nodes)
+
+    def _spare(self, growth: Growth, share: int) -> int:
+        """Return how many more bytes the files might grow and leave the floor's `share` on the disk; an
+        eighth if they do not grow.
+        """
+        grown = sum(growth)
+        return self._reading.disk - grown - self._floor // (share if grown else 8)
+
+
+def in_pages(size: int, keys: int) -> int:
+    """Return how many bytes of pages so many keys of `size` bytes together take, at most."""
+    return size + min(size, PAGE * keys)

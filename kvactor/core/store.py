@@ -162,12 +162,14 @@ class Store:
         return self._staging.overlay.size + self._flushing.overlay.size + self.memtable.size
 
     @property
-    def in_flight(self) -> int:
-        """How many bytes, with overhead, are to be written: staged ones into the journal, and all that
-        is not folded into the tree.
-        """
-        frozen = 0 if self._frozen is None else self._frozen.size
-        return self._staging.overlay.size + self.unfolded + frozen
+    def staging_keys(self) -> int:
+        """How many keys are staged and not handed to the journal yet."""
+        return len(self._staging.overlay)
+
+    @property
+    def folding_size(self) -> int:
+        """How many bytes, with overhead, are in the tree's hands."""
+        return 0 if self._frozen is None else self._frozen.size
 
     @property
     def flushing_size(self) -> int:
@@ -177,8 +179,16 @@ class Store:
     @property
     def unfolded_keys(self) -> int:
         """How many keys are to be folded, those twice that are in two layers."""
-        layers = (self._staging.overlay, self._flushing.overlay, self.memtable, self._frozen)
-        return sum(len(layer) for layer in layers if layer is not None)
+        return sum(map(len, self._unfolded_layers()))
+
+    @property
+    def largest_unfolded(self) -> int:
+        """How many bytes, with overhead, the largest entry has that is to be folded, at most."""
+        return max(layer.largest for layer in self._unfolded_layers())
+
+    def _unfolded_layers(self) -> Sequence[Overlay]:
+        layers = (self._staging.overlay, self._flushing.overlay, self.memtable)
+        return layers if self._frozen is None else (*layers, self._frozen)
 
     @property
     def flushing(self) -> bool:

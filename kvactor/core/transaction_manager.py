@@ -180,8 +180,6 @@ class TransactionManager:
         if transaction is None:
             raise NoTransaction("No transaction to commit")
         outermost = transaction.depth == 1
-        if outermost and transaction.overlays[0]:
-            self._keys.admission.check_commit(transaction.overlays[0])
         try:
             # All revisions that it has read are durable before its commit is acknowledged.
             if outermost:

@@ -4,7 +4,8 @@ The rule: one flush, one fold and one trimming are under way at a time, each end
 failed one ends the process (P10).
 
     flush    staged revisions go to the journal as soon as it is free
-    fold     the memtable goes to the tree once it is full, or has many tombstones, or before a stop
+    fold     the memtable goes to the tree once it is full, has many tombstones, or keeps space from
+             writes, or before a stop
     forget   the journal trims history that no append has trimmed, with a tick, or when space is low
 """
 
@@ -51,8 +52,6 @@ class Writer:
         self._settings = settings
         self._post = post
         self._stopping = False
-        #: whether the journal forgets history
-        self._forgetting = False
         #: what it was last allowed to forget, and has forgotten
         self._forgotten = _FORGOTTEN_NOTHING
 
@@ -60,7 +59,7 @@ class Writer:
     def idle(self) -> bool:
         """Is everything flushed and folded?"""
         store = self._store
-        return not (store.pending or store.folding or store.memtable or self._forgetting)
+        return not (store.pending or store.folding or store.memtable or self._admission.forgetting)
 
     @property
     def behind(self) -> bool:
@@ -78,16 +77,16 @@ class Writer:
             self._flush()
         if last and store.memtable and not store.folding:
             self._fold()
+        elif self._admission.wants_fold:
+            self._fold_if_full()
 
     def tick(self, reading: FreeSpace | None) -> None:
         """Take in a reading of the free space, if there is one, and free more if it is low."""
         self._note_space(reading)
+        self._admission.tick()
         self._forget()
-        store = self._store
+        self._admission.wants_fold = self._space.low
         self._fold_if_full()
-        low = self._space.low and self._admission.has_reserve()
-        if low and store.memtable and not store.folding:
-            self._fold()
 
     # -- flushes --
 
@@ -129,13 +128,14 @@ class Writer:
             memtable.size >= limit
             or memtable.grown >= limit * rewrites
             or memtable.tombstones >= MAX_TOMBSTONES
-            or (not self._space.plenty and self._space.fold_is_large(len(memtable)))
+            or (not self._space.plenty and self._admission.fold_is_due)
         )
-        if full and not self._store.folding:
+        if full and not self._store.folding and self._admission.can_fold():
             self._fold()
 
     def _fold(self) -> None:
         post = self._post
+        self._admission.wants_fold = False
         self._tree.fold(self._store.freeze(), self._store.revision, lambda error: post(Folded(error)))
 
     def folded(self, message: Folded) -> None:
@@ -143,6 +143,8 @@ class Writer:
         if message.error is not None:
             raise StorageFailed("the tree could not fold the journal in") from message.error
         self._store.drop_frozen()
+        if not self._space.plenty:
+            self._note_space(self._read_space())
         if self._space.low:
             self._forget()
         self._fold_if_full()
@@ -158,11 +160,12 @@ class Writer:
 
     def _forget(self) -> None:
         """Let the journal forget what no append has."""
-        if self._forgetting or self._stopping or not self._admission.has_reserve():
+        admission = self._admission
+        if admission.forgetting or self._stopping or not admission.has_reserve():
             return
         may_forget = self._may_forget(self._store.revision)
         if may_forget != self._forgotten:
-            self._forgetting, self._forgotten, post = True, may_forget, self._post
+            admission.forgetting, self._forgotten, post = True, may_forget, self._post
             self._journal.trim(*may_forget)
             self._journal.forget(lambda more, error: post(Forgot(more, error, self._read_space())))
 
@@ -170,7 +173,7 @@ class Writer:
         """Take note of what was forgotten, and go on if there is more. Raises `StorageFailed`."""
         if message.error is not None:
             raise StorageFailed("the journal could not forget history") from message.error
-        self._forgetting = False
+        self._admission.forgetting = False
         self._note_space(message.free_space)
         if message.more:
             self._forgotten = _FORGOTTEN_NOTHING

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import lmdb
 
+from kvactor.core.space import FreePages
+
 #: Nobody else reads the data.
 FILE_MODE: Final = 0o600
 
@@ -14,6 +16,8 @@ FILE_MODE: Final = 0o600
 _META_PAGES: Final = 2
 #: The list of free pages has 8 bytes for each, and is written anew beside the old one now and then.
 _LISTED: Final = 128
+#: One page of the list has so many.
+_LISTED_BY_PAGE: Final = 500
 
 
 def open_environment(path: Path, map_size: int, max_dbs: int = 0) -> lmdb.Environment:
@@ -46,22 +50,39 @@ def free_space(env: lmdb.Environment) -> int:
     return min(disk.f_bavail * disk.f_frsize, env.info()["map_size"] - used(env))
 
 
-def size(txn: "lmdb.Transaction[bytes]", database: Any = None) -> int:
-    """Return the bytes of the pages that a database has, as `txn` sees it; None: the main one."""
-    stat = txn.stat() if database is None else txn.stat(database)
-    pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-    return pages * stat["psize"]
+def size(txn: "lmdb.Transaction[bytes]") -> int:
+    """Return the bytes of the pages that the main database has, as `txn` sees it."""
+    stat = txn.stat()
+    return _pages(stat) * stat["psize"]
 
 
-def reusable(env: lmdb.Environment, databases: Iterable[Any] = ()) -> int:
-    """Return how many bytes of the file are free pages, about: all that no database has.
+def _pages(stat: Any) -> int:
+    pages: int = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+    return pages
+
+
+def reusable(env: lmdb.Environment, databases: Iterable[Any] = (), fresh: int = 0) -> FreePages:
+    """Return the free pages of the file, about: all that no database has, less `fresh` bytes.
 
     LMDB does not tell, but for what its databases have. The list of free pages itself is estimated.
-    Pages that the last two commits have freed, or that a reader still sees, are free only later.
+    Pages that the last commit has freed, or that a reader still sees, are free only later.
     """
     whole = used(env)  # first: commits go on
     with env.begin() as txn:
-        taken = size(txn) + sum(size(txn, one) for one in databases)
+        stats = [txn.stat(), *map(txn.stat, databases)]
     page = env.stat()["psize"]
-    free = whole - taken - _META_PAGES * page
-    return max(0, free - free // _LISTED - page)
+    free = whole // page - sum(map(_pages, stats)) - _META_PAGES
+    free = max(0, free - free // _LISTED - 1 - fresh // page)
+    nodes = sum(stat["branch_pages"] + stat["leaf_pages"] for stat in stats)
+    # A value that has pages of its own has them side by side.
+    values = sum(min(stat["overflow_pages"], stat["entries"]) for stat in stats)
+    lists = free // _LISTED_BY_PAGE + _META_PAGES
+    return FreePages(free * page, nodes + values + lists, nodes * page)
+
+
+def settle(txn: "lmdb.Transaction[bytes]", key: bytes) -> None:
+    """Change nothing, in a commit of its own: the pages that the last commit has freed can be used
+    from the next but one on. `key` does not exist.
+    """
+    txn.put(key, b"")
+    txn.delete(key)

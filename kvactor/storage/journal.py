@@ -21,11 +21,14 @@ from kvactor.core.records import (
     encode_revision,
     encode_revision_number,
 )
+from kvactor.core.space import FreePages
 from kvactor.errors import DataDamaged
-from kvactor.storage.environment import free_space, open_environment, reusable, size
+from kvactor.storage.environment import free_space, open_environment, reusable, settle, size
 
 #: How many more rows an append may delete than it adds.
 _TRIM_AHEAD = 64
+#: No revision has this key.
+_NO_ROW = encode_revision_number(0)
 #: How many rows one commit deletes that appends nothing, at most.
 _FORGET_ROWS = 1000
 #: Bytes of rows that one commit deletes, about. Half a million pages are listed as free then, which
@@ -47,6 +50,8 @@ class LmdbJournal:
         # Reading old history must hold up no flush. LMDB's readers do not wait for its writer.
         self._reader = ThreadPoolExecutor(1, "kvactor-history")
         self._below, self._size, self._folded = 0, sys.maxsize, 0
+        #: bytes of rows that the last commit has deleted
+        self._fresh = 0
 
     def append(self, revisions: Sequence[Revision], done: Done) -> None:
         """See `Journal`."""
@@ -73,21 +78,26 @@ class LmdbJournal:
     def _trim(self, txn: "lmdb.Transaction[bytes]", limit: int) -> bool:
         """Delete the oldest rows that `trim` allows, at most `limit`; may there be more?"""
         cursor = txn.cursor()
-        below = encode_revision_number(self._below)
         folded = encode_revision_number(self._folded)
+        self._fresh = 0
+        if not cursor.first() or cursor.key() > folded:
+            return False  # as with most appends
+        below = encode_revision_number(self._below)
         newest = cursor.key() if cursor.last() else b""
-        taken = size(txn)
-        least = taken - _FORGET_SIZE
+        whole = taken = size(txn)
+        more = True
         for _ in range(limit):
-            if not cursor.first() or (key := cursor.key()) > folded or key == newest:
-                return False
-            if key >= below and taken <= self._size:
-                return False
+            cursor.first()
+            key = cursor.key()
+            if key > folded or key == newest or (key >= below and taken <= self._size):
+                more = False
+                break
             cursor.delete()
             taken = size(txn)
-            if taken < least:
+            if taken < whole - _FORGET_SIZE:
                 break
-        return True
+        self._fresh = whole - taken
+        return more
 
     def replay(self, after: int) -> Iterator[Revision]:
         """See `Journal`."""
@@ -133,16 +143,22 @@ class LmdbJournal:
 
     def _forget(self) -> bool:
         # Without a change, LMDB writes nothing.
+        fresh = self._fresh
         with self._env.begin(write=True) as txn:
-            return self._trim(txn, _FORGET_ROWS)
+            more = self._trim(txn, _FORGET_ROWS)
+        if fresh or self._fresh:
+            with self._env.begin(write=True) as txn:
+                settle(txn, _NO_ROW)
+            self._fresh = 0
+        return more
 
     def free_space(self) -> int:
         """See `Journal`."""
         return free_space(self._env)
 
-    def reusable(self) -> int:
+    def reusable(self) -> FreePages:
         """See `Journal`."""
-        return reusable(self._env)
+        return reusable(self._env, fresh=self._fresh)
 
     def close(self) -> None:
         """See `Journal`."""

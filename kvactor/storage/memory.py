@@ -19,6 +19,7 @@ from kvactor.core.records import (
     expiry_of,
     without_value,
 )
+from kvactor.core.space import PAGE, FreePages
 from kvactor.core.work import STEP, Work
 from kvactor.errors import DataDamaged
 
@@ -80,9 +81,9 @@ class MemoryJournal:
         """See `Journal`."""
         return sys.maxsize
 
-    def reusable(self) -> int:
+    def reusable(self) -> FreePages:
         """See `Journal`."""
-        return 0
+        return FreePages()
 
     def close(self) -> None:
         """See `Journal`."""
@@ -148,9 +149,9 @@ class MemoryTree:
         """See `Tree`."""
         return sys.maxsize
 
-    def reusable(self) -> int:
+    def reusable(self) -> FreePages:
         """See `Tree`."""
-        return 0
+        return FreePages(nodes=PAGE * len(self._records))
 
     def close(self) -> None:
         """See `Tree`."""

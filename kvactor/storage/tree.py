@@ -27,12 +27,15 @@ from kvactor.core.records import (
     verify_head,
     without_value,
 )
+from kvactor.core.space import FreePages
 from kvactor.core.work import BYTES, STEP, Work
 from kvactor.errors import RecordDamaged
-from kvactor.storage.environment import free_space, open_environment, reusable
+from kvactor.storage.environment import free_space, open_environment, reusable, settle
 
 _NUMBER = Struct(">Q")
 _APPLIED = b"applied"
+#: No row of the meta database has this key.
+_NOTHING = b"nothing"
 
 
 class LmdbTree:
@@ -116,6 +119,8 @@ class LmdbTree:
     def _fold(self, changes: Iterable[tuple[bytes, Entry]], applied: int) -> None:
         with self._env.begin(self._records, write=True) as txn:
             self._write(txn, changes, applied)
+        with self._env.begin(self._meta, write=True) as txn:
+            settle(txn, _NOTHING)
 
     def _write(
         self, txn: "lmdb.Transaction[bytes]", changes: Iterable[tuple[bytes, Entry]], applied: int
@@ -137,7 +142,7 @@ class LmdbTree:
         """See `Tree`."""
         return free_space(self._env)
 
-    def reusable(self) -> int:
+    def reusable(self) -> FreePages:
         """See `Tree`."""
         return reusable(self._env, (self._records, self._expiries, self._meta))
 

@@ -114,18 +114,14 @@ class HeldJournal(MemoryJournal):
 
 
 class SmallJournal(MemoryJournal):
-    """A journal on a disk with `free` bytes, and with so many `pages`, bytes too, free in its file."""
+    """A journal on a disk with `free` bytes."""
 
-    def __init__(self, free: int, pages: int = 0) -> None:
+    def __init__(self, free: int) -> None:
         super().__init__()
         self.free = free
-        self.pages = pages
 
     def free_space(self) -> int:
         return self.free
-
-    def reusable(self) -> int:
-        return self.pages
 
 
 class HeldTree(MemoryTree):

@@ -8,15 +8,16 @@ from kvactor.core.idempotency import IdempotencyKey
 from kvactor.core.messages import Commit, Message, Open
 from kvactor.core.operations import Delete, DeleteRange, Get, Set
 from kvactor.core.protocols import ForgetDone
-from kvactor.core.space import PAGE, FreeSpace, Space
-from kvactor.errors import StorageFull
+from kvactor.core.space import PAGE, FreePages, FreeSpace, Load, Space
+from kvactor.errors import StorageFull, WritesStalled
 from kvactor.settings import Settings
 from tests.core.builders import batch, data, delete, put
-from tests.core.harness import HeldJournal, OwnerHarness, SmallJournal
+from tests.core.harness import HeldJournal, HeldTree, OwnerHarness, SmallJournal
 
 FLOOR = 1 << 20
 SETTINGS = Settings(min_free_space=FLOOR, memtable_size=1 << 20)
 LOW = FLOOR + FLOOR // 4
+NOTHING = Load(0, 0, 0, 0)
 
 
 def low(free: int = FLOOR // 2, keys: int = 20, settings: Settings = SETTINGS) -> OwnerHarness:
@@ -110,20 +111,99 @@ def test_history_is_given_up_before_writes_are_refused() -> None:
     assert harness.ask(put(b"a")).error is None
 
 
-def test_free_pages_of_the_files_count_as_free_space_up_to_a_quarter_of_the_floor_each() -> None:
-    journal = SmallJournal(FLOOR - FLOOR // 4 + 1000, pages=1 << 40)
-    harness = OwnerHarness(journal, settings=SETTINGS)
-    assert harness.ask(put(b"a")).error is None
-    journal.free -= 1001
+def load(size: int, keys: int = 1) -> Load:
+    return Load(size, size, keys, size // keys)
+
+
+def reading(disk: int, tree: FreePages) -> FreeSpace:
+    """So many free pages that the journal never grows."""
+    return FreeSpace(disk, FreePages(1 << 40), tree)
+
+
+def test_p8_free_pages_of_the_tree_are_free_space() -> None:
+    half = FLOOR // 2
+    space = Space(FLOOR, 4 * FLOOR, reading(half, FreePages(half + 200_000)))
+    assert space.has_room(load(200_000))
+    assert space.left(load(200_000)) == FLOOR
+    assert not space.has_room(load(200_001))
+    assert space.left(load(200_001)) == FLOOR - 1
+
+
+def test_p8_free_pages_of_the_journal_are_for_the_journal_alone() -> None:
+    full = FreeSpace(FLOOR - 1, FreePages(1 << 40), FreePages())
+    assert not Space(FLOOR, 4 * FLOOR, full).has_room(NOTHING)
+
+
+def test_p8_a_write_leaves_half_of_the_floor_on_the_disk_if_free_pages_may_be_scattered() -> None:
+    scattered, size = FreePages(4 * FLOOR, pieces=4 * FLOOR // 100_000), 100_000
+    enough = FLOOR // 2 + size
+    assert Space(FLOOR, 4 * FLOOR, reading(enough, scattered)).has_room(load(size))
+    space = Space(FLOOR, 4 * FLOOR, reading(enough - 1, scattered))
+    assert not space.has_room(load(size))
+    assert space.left(load(size)) == FLOOR - 1
+    # Small rows find a page anywhere, and so do deletions.
+    assert space.has_room(load(size, keys=100))
+
+
+def test_p8_a_write_that_certainly_finds_free_pages_leaves_an_eighth_of_the_floor() -> None:
+    emptied = FreePages(4 * FLOOR, pieces=8)
+    assert Space(FLOOR, 4 * FLOOR, reading(FLOOR // 8, emptied)).has_room(load(100_000))
+    assert not Space(FLOOR, 4 * FLOOR, reading(FLOOR // 8 - 1, emptied)).has_room(load(100_000))
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 100])
+def test_p8_enough_free_pages_have_a_run_of_them_however_they_lie(pieces: int) -> None:
+    """The worst case: all runs are a page too short."""
+    pages = 5
+    longest = (pages - 1) * (pieces + 1) * PAGE
+    assert FreePages(longest, pieces).growth(pages * PAGE, pages * PAGE, 0) > 0
+    assert FreePages(longest + pages * PAGE, pieces).growth(PAGE // 4, PAGE // 4, 0) == 0
+
+
+def test_p8_a_write_is_told_to_try_again_while_a_fold_makes_room() -> None:
+    journal, tree = SmallJournal(1 << 40), HeldTree()
+    harness = OwnerHarness(journal, tree, settings=SETTINGS)
+    harness.ask(put(b"a", bytes(100_000)))
+    journal.free = FLOOR
     harness.tick()
-    assert isinstance(harness.ask(put(b"a")).error, StorageFull)
+    assert tree.pending
+    assert isinstance(harness.ask(put(b"b", bytes(100_000))).error, WritesStalled)
+    tree.release()
+    journal.free = FLOOR - 1
+    harness.tick()
+    assert isinstance(harness.ask(put(b"b", bytes(100_000))).error, StorageFull)
+    journal.free = FLOOR + 300_000
+    harness.tick()
+    assert harness.ask(put(b"b", bytes(100_000))).error is None
+
+
+def test_p8_what_is_not_folded_is_folded_when_a_write_is_refused() -> None:
+    journal = SmallJournal(2 * FLOOR)
+    harness = OwnerHarness(journal, settings=SETTINGS)
+    harness.ask(put(b"a", bytes(300_000)))
+    assert harness.owner._store.memtable
+    assert isinstance(harness.ask(put(b"b", bytes(900_000))).error, WritesStalled)
+    assert not harness.owner._store.memtable
+
+
+def test_a_fold_waits_for_the_disk_if_that_has_no_room_for_it() -> None:
+    journal, tree = SmallJournal(1 << 40), HeldTree()
+    harness = OwnerHarness(journal, tree, settings=SETTINGS)
+    harness.ask(put(b"a", bytes(300_000)))
+    journal.free = 300_000
+    harness.tick()
+    assert not tree.pending
+    assert isinstance(harness.ask(put(b"b")).error, StorageFull)
+    journal.free = FLOOR
+    harness.tick()
+    assert tree.pending
 
 
 def test_what_is_written_between_readings_is_subtracted_once_for_the_journal_and_for_the_tree() -> None:
     journal = HeldJournal()
     harness = OwnerHarness(journal, settings=SETTINGS)
     size = 100_000
-    harness.owner._admission.space.note(FreeSpace(FLOOR + 10 * size), 0)
+    harness.owner.admission.space.note(FreeSpace(FLOOR + 10 * size), 0)
     written = 0
     while harness.send(put(b"%d" % written, bytes(size))).error is None and written < 100:
         written += 1
@@ -164,8 +244,9 @@ def test_history_is_bounded_by_its_bytes() -> None:
 def test_without_a_floor_nothing_is_refused() -> None:
     space = Space(0, 0, FreeSpace(0))
     space.take(1000)
-    assert space.has_room(1000)
-    assert space.has_reserve(1000, 1000)
+    assert space.has_room(load(1000))
+    assert space.has_reserve(load(1000))
+    assert space.can_hold(load(1000))
     assert not space.low
 
 
@@ -189,3 +270,26 @@ def test_a_tick_forgets_nothing_twice() -> None:
     for _ in range(3):
         harness.tick()
     assert journal.forgets == 0
+
+
+def test_p8_a_batch_is_refused_as_a_whole_if_its_writes_together_have_no_room() -> None:
+    journal = SmallJournal(FLOOR + 1_000_000)
+    harness = OwnerHarness(journal, settings=SETTINGS)
+    sets = [Set(b"%d" % number, bytes(100_000), "") for number in range(10)]
+    assert isinstance(harness.ask(batch(*sets)).error, StorageFull)
+    assert data(harness) == {}
+    assert harness.ask(batch(*sets[:3])).error is None
+
+
+def test_p8_the_status_tells_less_than_the_floor_while_a_write_is_refused() -> None:
+    journal = SmallJournal(FLOOR + 400_000)
+    harness = OwnerHarness(journal, settings=SETTINGS)
+    admission = harness.owner.admission
+    assert (admission.left >= FLOOR, admission.full) == (True, False)
+    assert isinstance(harness.ask(put(b"a", bytes(600_000))).error, StorageFull)
+    assert isinstance(harness.ask(put(b"a", bytes(500_000))).error, StorageFull)
+    assert (admission.left < FLOOR, admission.full) == (True, True)
+    # There is room for the smaller one.
+    journal.free += 700_000
+    harness.tick()
+    assert (admission.left >= FLOOR, admission.full) == (True, False)

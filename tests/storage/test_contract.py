@@ -166,25 +166,51 @@ def test_the_pages_that_a_journal_has_freed_are_used_again(tmp_path: Path) -> No
     for number in range(1, 31):
         append_large(journal, number)
     grown = file.stat().st_size
-    assert journal.reusable() < 1 << 20
+    assert journal.reusable().size < 1 << 20
     journal.trim(31, sys.maxsize, 30)
     forget(journal)
-    assert grown - (2 << 20) < journal.reusable() < grown
+    assert grown - (2 << 20) < journal.reusable().size < grown
     for number in range(31, 51):
         append_large(journal, number)
     # Pages that a commit has freed are used from the next but one on.
     assert file.stat().st_size <= grown + (2 << 20)
-    assert journal.reusable() < 12 << 20
+    assert journal.reusable().size < 12 << 20
     journal.close()
 
 
 def test_the_pages_that_a_tree_has_freed_are_told(tmp_path: Path) -> None:
     tree = LmdbTree(tmp_path, MAP_SIZE)
     fold(tree, {b"%d" % number: record(b"%d" % number, bytes(1 << 20)) for number in range(10)}, 1)
-    assert tree.reusable() < 1 << 20
+    assert tree.reusable().size < 1 << 20
     fold(tree, {b"%d" % number: TOMBSTONE for number in range(10)}, 2)
-    assert 10 << 20 < tree.reusable() < 12 << 20
+    assert 10 << 20 < tree.reusable().size < 12 << 20
     tree.close()
+
+
+def test_p8_the_next_fold_uses_the_pages_that_a_fold_has_freed(tmp_path: Path) -> None:
+    tree = LmdbTree(tmp_path, MAP_SIZE)
+    records: dict[bytes, Entry] = {
+        b"%d" % number: record(b"%d" % number, bytes(1 << 20)) for number in range(10)
+    }
+    fold(tree, records, 1)
+    fold(tree, dict.fromkeys(records, TOMBSTONE), 2)
+    size = (tmp_path / "data.mdb").stat().st_size
+    fold(tree, records, 3)
+    assert (tmp_path / "data.mdb").stat().st_size == size
+    tree.close()
+
+
+def test_p8_the_next_append_uses_the_pages_that_were_forgotten(tmp_path: Path) -> None:
+    journal = LmdbJournal(tmp_path, MAP_SIZE)
+    for number in range(1, 11):
+        append_large(journal, number)
+    journal.trim(10, sys.maxsize, 10)
+    forget(journal)
+    size = (tmp_path / "data.mdb").stat().st_size
+    assert journal.reusable().pieces < 20
+    append_large(journal, 11)
+    assert (tmp_path / "data.mdb").stat().st_size == size
+    journal.close()
 
 
 def test_a_tree_answers_from_its_last_snapshot(tree: Tree) -> None:

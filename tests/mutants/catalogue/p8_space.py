@@ -7,7 +7,9 @@ from tests.mutants.mutant import Mutant
 
 _SPACE: Final = "kvactor/core/space.py"
 _WRITER: Final = "kvactor/core/writer.py"
+_ADMISSION: Final = "kvactor/core/admission.py"
 _CORE: Final = ("tests/core/test_space.py",)
+_SMALL_DISK: Final = ("tests/core/test_small_disk.py",)
 _CONTRACT: Final = ("tests/storage/test_contract.py",)
 
 MUTANTS: Final = (
@@ -29,10 +31,10 @@ MUTANTS: Final = (
         "Deletions need as much space as all other writes. A full disk cannot be emptied.",
         edits=(
             Edit(
-                "kvactor/core/admission.py",
+                _ADMISSION,
                 "Admission.check_write",
-                find="self.check_deletable(1)",
-                replace="self.check_writable()",
+                find="self.check_deletable(size, 1)",
+                replace="self.check_writable(size, 1, 0)",
             ),
         ),
         killed_by=_CORE,
@@ -44,8 +46,8 @@ MUTANTS: Final = (
             Edit(
                 _SPACE,
                 "Space.has_room",
-                find="self.left - in_flight >= self._floor",
-                replace="self.left - in_flight >= self._floor // 4",
+                find="self._room(load) >= 0",
+                replace="self.has_reserve(load)",
             ),
         ),
         killed_by=_CORE,
@@ -53,14 +55,125 @@ MUTANTS: Final = (
     Mutant(
         "p8-deletions-fill-the-disk",
         "Deletions use all that is left. At last a flush fails.",
-        edits=(Edit(_SPACE, "Space.has_reserve", find="self._floor // 4", replace="0"),),
+        edits=(
+            Edit(
+                _SPACE,
+                "Space.has_reserve",
+                find="self._spare(self._growth(load), 4) >= 0",
+                replace="True",
+            ),
+        ),
         killed_by=_CORE,
     ),
     Mutant(
-        "p8-free-pages-count-without-a-bound",
-        "Free pages count like free space, however scattered they are. Large rows fill the disk.",
-        edits=(Edit(_SPACE, "Space.note", find="self._floor // 4", replace="1 << 60"),),
+        "p8-scattered-pages-are-as-good-as-others",
+        "Free pages are enough, however scattered they are. Large rows fill the disk.",
+        edits=(
+            Edit(
+                _SPACE,
+                "FreePages.growth",
+                find="self.pieces * largest if largest >= PAGE // 2 else 0",
+                replace="0",
+            ),
+        ),
         killed_by=_CORE,
+    ),
+    Mutant(
+        "p8-scattered-pages-use-the-reserve",
+        "Writes that make the tree grow use what deletions need.",
+        edits=(Edit(_SPACE, "Space._room", find="2 if growth.tree else 4", replace="4"),),
+        killed_by=_CORE,
+    ),
+    Mutant(
+        "p8-free-pages-do-not-count",
+        "Only the disk counts. Once it was full, an emptied store is not written again.",
+        edits=(
+            Edit(
+                _SPACE,
+                "Space._left",
+                find="self._reading.disk + self._reading.tree.size",
+                replace="self._reading.disk",
+            ),
+        ),
+        killed_by=_SMALL_DISK,
+    ),
+    Mutant(
+        "p8-free-pages-of-the-journal-count-for-the-tree",
+        "The tree is written as if it could use the journal's pages. It takes the disk instead.",
+        edits=(
+            Edit(
+                _SPACE,
+                "Space._left",
+                find="self._reading.disk + self._reading.tree.size",
+                replace="self._reading.disk + self._reading.tree.size + self._reading.journal.size",
+            ),
+        ),
+        killed_by=_CORE,
+    ),
+    Mutant(
+        "p8-a-commit-is-checked-key-by-key",
+        "Each write of a batch has room by itself. Together they fill the disk.",
+        edits=(
+            Edit(
+                "kvactor/core/keyspace.py",
+                "Keyspace.commit",
+                find="self.admission.check_commit(transaction.overlays[0])",
+                replace="pass",
+            ),
+        ),
+        killed_by=_CORE,
+    ),
+    Mutant(
+        "p8-a-refusal-folds-nothing",
+        "What is not folded yet takes the room, and waits until more is written, which is refused.",
+        edits=(
+            Edit(
+                _ADMISSION,
+                "Admission._stall_if_room_is_made",
+                find="self.wants_fold = True",
+                replace="pass",
+            ),
+        ),
+        killed_by=_CORE,
+    ),
+    Mutant(
+        "p8-a-fold-fills-the-disk",
+        "A fold begins though the disk has no room for it, and fails.",
+        edits=(
+            Edit(
+                _WRITER,
+                "Writer._fold_if_full",
+                find="full and not self._store.folding and self._admission.can_fold()",
+                replace="full and not self._store.folding",
+            ),
+        ),
+        killed_by=_CORE,
+    ),
+    Mutant(
+        "p8-pages-that-a-fold-has-freed-wait-for-the-next-but-one",
+        "The fold after a deletion makes the file grow, though nearly all its pages are free.",
+        edits=(
+            Edit(
+                "kvactor/storage/tree.py",
+                "LmdbTree._fold",
+                find="settle(txn, _NOTHING)",
+                replace="pass",
+            ),
+        ),
+        killed_by=_CONTRACT,
+    ),
+    Mutant(
+        "p8-pages-that-were-forgotten-wait-for-the-next-but-one",
+        "The append after a trimming makes the file grow, though nearly all its pages are free.",
+        edits=(
+            Edit(
+                "kvactor/storage/journal.py",
+                "LmdbJournal._forget",
+                find="settle(txn, _NO_ROW)",
+                replace="pass",
+            ),
+        ),
+        killed_by=_CONTRACT,
     ),
     Mutant(
         "p8-the-journal-forgets-where-it-ends",
@@ -94,7 +207,7 @@ MUTANTS: Final = (
             Edit(
                 _WRITER,
                 "Writer._fold_if_full",
-                find="self._space.fold_is_large(len(memtable))",
+                find="self._admission.fold_is_due",
                 replace="False",
             ),
         ),

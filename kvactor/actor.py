@@ -96,7 +96,8 @@ class StoreActor:
     @property
     def waiting(self) -> int:
         """How many requests wait: in the mailbox, or for a flush."""
-        return len(self._mailbox) + len(self._owner.held) + self._owner.scheduler.backlog
+        asked = sum(reply is not None for _, reply, _ in self._mailbox)
+        return asked + len(self._owner.held) + self._owner.scheduler.backlog
 
     # -- asking --
 

@@ -230,7 +230,7 @@ class StoreActor:
                 if backlog and not self._waking and (at := scheduler.wake_at) != NEVER:
                     self._waking = True
                     loop.call_later(max(0, at - self._clock()) / 1000, self._wake)
-                if writer.behind:
+                if writer.folds_lag:
                     _yield_to_fold()
         except Exception as error:
             free = self._free_space() if isinstance(error, StorageFailed) else None

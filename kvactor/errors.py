@@ -300,6 +300,6 @@ class FormatUnsupported(DataDirectoryError):
 
 
 class DataDamaged(DataDirectoryError):
-    """Is raised when the journal cannot be replayed: a row is missing or fails its checksum."""
+    """Is raised when the journal or the tree cannot be read, or they do not fit each other."""
 
     code = "data_damaged"

@@ -118,7 +118,7 @@ class Metrics:
     def _counted(self) -> Iterator[Metric]:
         requests = HistogramMetricFamily(
             "kvactor_request_seconds",
-            "Requests, from the first byte read to the response.",
+            "Requests, from the end of the head until the response is made.",
             labels=("method", "route", "status"),
         )
         for (method, route, status), one in list(self.requests.items()):

@@ -26,7 +26,7 @@ from sortedcontainers import SortedDict
 from kvactor.core import intervals
 from kvactor.core.intervals import Interval, later_end
 from kvactor.core.records import NEVER, expiry_of
-from kvactor.core.work import SWALLOW, UNCHARGED, Work
+from kvactor.core.work import COALESCE, UNCHARGED, Work
 
 #: What a key that was read takes beyond its own bytes, about, in bytes: a bytes object (34), a slot in
 #: the dictionary of the index (40; 30 to 60), and one in the list of the read set (10).
@@ -117,7 +117,7 @@ class ReadSet:
                 start = before
         replaced = []
         for one in self.ranges.irange(start, end):
-            work.charge(SWALLOW)
+            work.charge(COALESCE)
             replaced.append(one)
         for one in replaced:
             reach = self.ranges.pop(one)

@@ -11,9 +11,9 @@ class Context(Work, kw_only=True, gc=False):
 
     `now` is its time, in milliseconds since the epoch: expiry is judged at it. `depends_on` is the
     newest revision that its answer depends on; 0: none. `max_result_size` bounds the result of one
-    range, in bytes, and `max_walk` what it walks. `lease` holds what its result takes. `alone`: see
-    `Keyspace.be_alone`. `waited_until` is until when it may wait for a transaction with priority, in
-    milliseconds since the epoch; 0: it has not waited.
+    range, in bytes, and `max_walk` what it walks. `lease` holds what its result takes. `exclusive`: see
+    `Keyspace.enter_exclusive`. `waited_until` is until when it may wait for a transaction with priority,
+    in milliseconds since the epoch; 0: it has not waited.
     """
 
     now: int
@@ -21,7 +21,7 @@ class Context(Work, kw_only=True, gc=False):
     depends_on: int = 0
     max_result_size: int = 0
     max_walk: int = UNLIMITED
-    alone: bool = False
+    exclusive: bool = False
     waited_until: int = 0
 
     def depend_on(self, revision: int) -> None:

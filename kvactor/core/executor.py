@@ -73,7 +73,7 @@ class Executor:
 
         A long batch takes several steps. Outside of a transaction it runs as an isolated one, because
         others may write between its steps; after a conflict, or if its read set is too large, it runs
-        again, alone.
+        again, exclusively.
         """
         if len(message.checks) + len(message.operations) > self._settings.max_batch_size:
             raise batch_too_large(self._settings.max_batch_size)
@@ -90,7 +90,7 @@ class Executor:
         except (TransactionConflict, TransactionTooLarge):
             if message.transaction is not AUTOCOMMIT:
                 raise
-        self._keys.be_alone(context)
+        self._keys.enter_exclusive(context)
         context.limit += self._settings.max_request_work
         context.lease.resize(held)
         return (yield from self._attempt(context, message, Kind.AUTOCOMMIT))

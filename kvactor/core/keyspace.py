@@ -276,20 +276,20 @@ class Keyspace:
             self._conflicts.forget(transaction)
             transaction.conflict(0)
 
-    def be_alone(self, context: Context) -> None:
+    def enter_exclusive(self, context: Context) -> None:
         """From now on nobody else stages, or looks at what is staged, until the message is done. Time
         stands still for it, and what is durable is seen as of now.
         """
-        context.alone = True
+        context.exclusive = True
         self._store.hold_time(context.now)
 
-    def end_alone(self) -> None:
-        """See `be_alone`."""
+    def leave_exclusive(self) -> None:
+        """See `enter_exclusive`."""
         self._store.hold_time(NEVER)
 
     def _stage_in_steps(self, context: Context, changes: Overlay) -> Steps[int]:
-        if not context.alone:
-            self.be_alone(context)
+        if not context.exclusive:
+            self.enter_exclusive(context)
         store, staging, changed = self._store, Staging(), list[Change]()
         context.limit = UNLIMITED
         items = iter(changes.items())

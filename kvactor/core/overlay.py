@@ -46,8 +46,7 @@ class Overlay(dict[bytes, Entry]):
             self.size -= _size(key, before)
         size = _size(key, entry)
         self.size += size
-        if size > self.largest:
-            self.largest = size
+        self.largest = max(self.largest, size)
         self[key] = entry
 
     def merge(self, above: "Overlay") -> None:
@@ -56,8 +55,7 @@ class Overlay(dict[bytes, Entry]):
             self.size -= _size(key, self[key])
         self.update(above)
         self.size += above.size
-        if above.largest > self.largest:
-            self.largest = above.largest
+        self.largest = max(self.largest, above.largest)
 
     def merge_below(self, below: "Overlay") -> None:
         """Take over the entries of the overlay below this one that it does not have itself."""
@@ -119,8 +117,7 @@ class Memtable(Overlay):
         """Take over all entries of the overlay above this one, and sort them: readers use this one."""
         self.update(above)
         self.grown += above.size
-        if above.largest > self.largest:
-            self.largest = above.largest
+        self.largest = max(self.largest, above.largest)
         self._merged += len(above)
         # The size is an estimate: an overwritten entry counts as an average one.
         self.size = self.grown * len(self) // self._merged

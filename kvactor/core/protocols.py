@@ -24,9 +24,9 @@ ReadDone = Callable[[list[Revision], BaseException | None], None]
 
 
 class StorageFailed(Exception):
-    """A flush or a fold has failed.
+    """The journal or the tree has failed.
 
-    Its changes may be durable or not, so the process must end (promise P10).
+    What it was to write may be durable or not, so the process must end (promise P10).
     """
 
 

@@ -2,7 +2,7 @@
 
 The rule: messages are handled in the order in which they came while a drain has time for them. What is
 left waits for its turn among the clients. A long message takes steps, one in each drain, and others are
-handled between them. A message waits, too, for one that must be alone or is in the same transaction,
+handled between them. A message waits, too, for an exclusive one or one in the same transaction,
 and for a transaction with priority.
 """
 
@@ -58,8 +58,8 @@ def _flow(envelope: Envelope) -> FlowKey:
 class Scheduler:
     """Gives messages to their `handlers`, by type, and outcomes, values or errors, to `answer`.
 
-    `keys` are where messages are alone, and where a transaction has priority. A message of a client's
-    may walk `max_work` units.
+    `keys` are where a message can be exclusive, and where a transaction has priority. A message of a
+    client's may walk `max_work` units.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Scheduler:
         self._turns = Turns[_Waiting]()
         self._running: _Running | None = None
         #: messages that wait for the one that is under way
-        self._behind: list[_Waiting] = []
+        self._blocked: list[_Waiting] = []
         #: messages that wait for the transaction with priority, in the order in which they came
         self._parked: list[_Waiting] = []
         #: when the first of them has waited long enough; NEVER: none waits
@@ -114,7 +114,7 @@ class Scheduler:
     @property
     def backlog(self) -> int:
         """How many messages wait for their turn, or are under way."""
-        waiting = self._turns.size + len(self._behind) + len(self._parked)
+        waiting = self._turns.size + len(self._blocked) + len(self._parked)
         return waiting + (self._running is not None)
 
     @property
@@ -126,7 +126,7 @@ class Scheduler:
 
     def take_all(self) -> list[Envelope]:
         """Return all messages that are not answered: the owner has failed."""
-        waiting = [one for one, _ in (*self._turns.take_all(), *self._behind, *self._parked)]
+        waiting = [one for one, _ in (*self._turns.take_all(), *self._blocked, *self._parked)]
         if self._running is not None:
             waiting.append(self._running.envelope)
         if self._turn is not None:
@@ -147,7 +147,7 @@ class Scheduler:
         running = self._running
         if running is None:
             return False
-        if running.context.alone and reads_staged(message):
+        if running.context.exclusive and reads_staged(message):
             return True
         ref = getattr(message, "transaction", AUTOCOMMIT)
         return ref is not AUTOCOMMIT and ref == getattr(running.message, "transaction", AUTOCOMMIT)
@@ -193,7 +193,7 @@ class Scheduler:
     def _handle(self, envelope: Envelope, waited_until: int = 0) -> None:
         message, reply, lease = envelope
         if self._running is not None and self.must_wait(message):
-            self._behind.append((envelope, waited_until))
+            self._blocked.append((envelope, waited_until))
             return
         limit = UNLIMITED if reply is None else self._max_work
         context = Context(limit, 0, STEP_SIZE, now=self._now, lease=lease, waited_until=waited_until)
@@ -214,12 +214,12 @@ class Scheduler:
         elif self._running is None:
             self._step(_Running(envelope, context, result, lease.size))
         else:
-            self._behind.append((envelope, waited_until))  # it has not begun
+            self._blocked.append((envelope, waited_until))  # it has not begun
 
     def _step(self, running: _Running) -> None:
         """Take the next step of a message that takes several."""
         context, before = running.context, running.context.spent
-        if not context.alone:
+        if not context.exclusive:
             context.now = self._now
         self._running = running
         try:
@@ -235,8 +235,8 @@ class Scheduler:
             context.step_end = context.spent + STEP_SIZE
             return
         self._running = None
-        if context.alone:
-            self._keys.end_alone()
+        if context.exclusive:
+            self._keys.leave_exclusive()
         context.spent -= before
         if isinstance(result, MustWait):
             self._charge(running, context.spent)
@@ -244,8 +244,8 @@ class Scheduler:
             self._park(running.envelope, result.until)
         else:
             self._finish(context, running.envelope, result)
-        behind, self._behind = self._behind, []
-        for waiting in behind:
+        blocked, self._blocked = self._blocked, []
+        for waiting in blocked:
             self._turns.add(_flow(waiting[0]), waiting)
 
     def _finish(self, context: Context, envelope: Envelope, result: Any) -> None:

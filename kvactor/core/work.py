@@ -31,7 +31,7 @@ STAGE: Final = 5
 #: A range is noted in a read set and in the index of read sets.
 READ_RANGE: Final = 20
 #: A range of a read set becomes part of another one.
-SWALLOW: Final = 4
+COALESCE: Final = 4
 #: One transaction conflicts.
 CONFLICT: Final = 5
 #: A follower of the feed is given revisions: their text is cut and sent.

@@ -62,7 +62,7 @@ class Writer:
         return not (store.pending or store.folding or store.memtable or self._admission.forgetting)
 
     @property
-    def behind(self) -> bool:
+    def folds_lag(self) -> bool:
         """Is the memtable full again before the last one is folded?"""
         return self._store.folding and self._store.memtable.size >= self._settings.memtable_size
 

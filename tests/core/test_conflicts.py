@@ -27,7 +27,7 @@ from kvactor.core.memory import UNCOUNTED
 from kvactor.core.messages import Commit, Drop, Message, Open
 from kvactor.core.owner import CLEANED_PER_DRAIN
 from kvactor.core.records import NEVER, TOMBSTONE, encode
-from kvactor.core.work import CONFLICT, SWALLOW, UNLIMITED, Work
+from kvactor.core.work import COALESCE, CONFLICT, UNLIMITED, Work
 from kvactor.errors import RequestTooExpensive
 from tests.core.builders import get, put, scan
 from tests.core.harness import OwnerHarness
@@ -554,13 +554,13 @@ def test_a_range_that_takes_in_others_is_charged_for_each_or_refused_without_a_c
         index.saw_range(reader, b"%02d" % number, b"%02d!" % number)
     before, size = dict(reader.reads.ranges), reader.size
     with pytest.raises(RequestTooExpensive):
-        index.saw_range(reader, b"", None, Work(99 * SWALLOW))
+        index.saw_range(reader, b"", None, Work(99 * COALESCE))
     assert (dict(reader.reads.ranges), reader.size) == (before, size)
     assert index.readers_of(b"5") == []
     assert index.readers_of(b"55") == [reader]
-    work = Work(100 * SWALLOW)
+    work = Work(100 * COALESCE)
     index.saw_range(reader, b"", None, work)
-    assert work.spent == 100 * SWALLOW
+    assert work.spent == 100 * COALESCE
     assert index.readers_of(b"5") == [reader]
 
 

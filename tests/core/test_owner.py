@@ -133,7 +133,7 @@ def test_a_frozen_memtable_is_read_until_it_is_folded_and_the_journal_keeps_its_
     assert list(journal.rows) == [1, 2]
     report = harness.ask(Status()).result
     assert (report.folded, report.memtable_keys, report.keys) == (0, 1, 2)
-    assert harness.owner.writer.behind
+    assert harness.owner.writer.folds_lag
     tree.holding = False
     tree.release()
     harness.settle()
@@ -141,7 +141,7 @@ def test_a_frozen_memtable_is_read_until_it_is_folded_and_the_journal_keeps_its_
         harness.ask(put(b"b"))
     assert harness.ask(Status()).result.folded == 7
     assert list(journal.rows) == [6, 7]
-    assert not harness.owner.writer.behind
+    assert not harness.owner.writer.folds_lag
 
 
 def test_a_key_overwritten_while_it_is_folded_has_its_new_value() -> None:

@@ -45,7 +45,7 @@ def preload(data_dir: Path, keys: int, settings: Settings = _DEFAULTS) -> None:
             sets = [Set(key(i).encode(), value(i), "application/json") for i in batch]
             durable = owner.revision + len(sets)
             owner.drain(wall_clock(), [(Execute(one), None, UNCOUNTED) for one in sets])
-            while owner.revision < durable or owner.writer.behind:
+            while owner.revision < durable or owner.writer.folds_lag:
                 owner.drain(wall_clock(), [(news.get(), None, UNCOUNTED)])
         owner.drain(wall_clock(), [(Stop(), None, UNCOUNTED)])
         while not owner.finished:

@@ -335,7 +335,7 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/conflicts.py",
                 "ReadSet.saw_range",
-                find="work.charge(SWALLOW)",
+                find="work.charge(COALESCE)",
                 replace="",
             ),
         ),

@@ -203,7 +203,7 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/scheduler.py",
                 "Scheduler.must_wait",
-                find="running.context.alone and reads_staged(message)",
+                find="running.context.exclusive and reads_staged(message)",
                 replace="False",
             ),
         ),

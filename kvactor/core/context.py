@@ -12,8 +12,8 @@ class Context(Work, kw_only=True, gc=False):
     `now` is its time, in milliseconds since the epoch: expiry is judged at it. `depends_on` is the
     newest revision that its answer depends on; 0: none. `max_result_size` bounds the result of one
     range, in bytes, and `max_walk` what it walks. `lease` holds what its result takes. `exclusive`: see
-    `Keyspace.enter_exclusive`. `waited_until` is until when it may wait for a transaction with priority,
-    in milliseconds since the epoch; 0: it has not waited.
+    `Keyspace.enter_exclusive`. `waited_until` is until when it may wait for a transaction with
+    priority, in milliseconds since the epoch; 0: it has not waited.
     """
 
     now: int

@@ -5,7 +5,7 @@ transaction, or, outside of one, a transaction of its own. It takes as many step
 """
 
 from types import GeneratorType
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from kvactor.core import idempotency
 from kvactor.core.context import Context, Page
@@ -21,7 +21,7 @@ from kvactor.core.messages import (
     is_long,
 )
 from kvactor.core.operations import Range, Result
-from kvactor.core.records import MISSING, created_of, revision_of
+from kvactor.core.records import MISSING, created_of, is_text, revision_of
 from kvactor.core.transaction import Kind, Transaction
 from kvactor.core.transaction_manager import TransactionManager
 from kvactor.core.work import LOOKUP, UNLIMITED, Steps
@@ -42,6 +42,11 @@ R = TypeVar("R")
 PAGE_SIZE = 256 * 1024
 PAGE_WORK = 2000
 
+#: Times its own bytes that a result takes at most while JSON is made of it, with that JSON. Text may
+#: consist of characters that JSON shows in six bytes.
+SHOWN: Final = 2
+TEXT_SHOWN: Final = 7
+
 
 class Executor:
     """Executes requests on `keys`, in the transactions of `transactions`."""
@@ -57,15 +62,17 @@ class Executor:
         operation = message.operation
         paged = isinstance(operation, Range)
         if paged:
-            context.max_result_size = context.lease.share(self._page_size, SMALL)
+            # Whatever it is, it may be held then.
+            size = context.lease.share(TEXT_SHOWN * self._page_size, TEXT_SHOWN * SMALL)
+            context.max_result_size = size // TEXT_SHOWN
             context.max_walk = PAGE_WORK
         transaction = self._transactions.use(context, message.transaction)
         result = operation.run(self._keys, context, transaction)
         if isinstance(result, bytes):
             if len(result) > SMALL:
                 context.lease.acquire(len(result))
-        elif paged and isinstance(result, Page):
-            _hold(context, result)
+        elif paged and isinstance(result, Page) and (size := _shown(result)) > SMALL:
+            context.lease.acquire(size)
         return result
 
     def batch(self, context: Context, message: Batch) -> Steps[BatchResponse]:
@@ -134,6 +141,7 @@ class Executor:
 
     def _run(self, context: Context, transaction: Transaction, message: Batch) -> Steps[list[Result]]:
         results: list[Result] = []
+        held = 0
         settings, keyed = self._settings, message.idempotency_key is not None
         room = settings.max_body_size
         if keyed:
@@ -151,7 +159,10 @@ class Executor:
                 room -= _size(result)
                 if room < 0:
                     raise self._too_large(keyed)
-                _hold(context, result)
+                held += _shown(result)
+                if held > SMALL:
+                    context.lease.acquire(held)
+                    held = 0
             except KvactorError as error:
                 error.details = {**error.details, "operation": index}
                 raise
@@ -181,11 +192,15 @@ class Executor:
             yield from self._transactions.pause(context, transaction)
 
 
-def _hold(context: Context, result: Result) -> None:
-    """Count a result in the account of memory."""
-    size = _size(result)
-    if size > SMALL:
-        context.lease.acquire(size)
+def _shown(result: Result) -> int:
+    """Return how many bytes a result takes at most, with its JSON. They count while the request can
+    still be refused.
+    """
+    if isinstance(result, Page):
+        return sum(len(key) + _shown(record) for key, record in result.items)
+    if not isinstance(result, bytes):
+        return 0
+    return len(result) * (TEXT_SHOWN if is_text(result) else SHOWN)
 
 
 def _size(result: Result) -> int:

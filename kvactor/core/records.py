@@ -179,6 +179,12 @@ def is_json(record: bytes) -> bool:
     return record[end - len(_JSON) : end] == _JSON
 
 
+def is_text(record: bytes) -> bool:
+    """Is a record's content type one of text? JSON may show such a value in six times its bytes."""
+    end = _value_at(record)
+    return record[end - record[28] : end].lower().startswith(b"text/")
+
+
 def revision_of(record: bytes) -> int:
     """Return a record's mod revision alone; 0: it is a draft."""
     return int.from_bytes(record[4:12], "big") & ~_SPLIT

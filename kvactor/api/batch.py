@@ -9,7 +9,7 @@ from kvactor.api.operations import AnyOp
 from kvactor.core.messages import Check, Presence
 
 
-class BatchCheck(msgspec.Struct, forbid_unknown_fields=True):
+class BatchCheck(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A key, and the revision that it must have; null: it must not exist."""
 
     key: str

@@ -29,7 +29,7 @@ from kvactor.errors import InvalidRequest
 from kvactor.settings import MAX_SECONDS
 
 
-class Op(msgspec.Struct, tag_field="op", forbid_unknown_fields=True):
+class Op(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, gc=False):
     """An operation, named by the field `op`."""
 
 

@@ -3,8 +3,6 @@
 The rule: a response is made and sent without copies of its headers or its body.
 """
 
-from contextlib import suppress
-
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
@@ -42,7 +40,7 @@ async def send(request: web.BaseRequest, response: web.Response) -> None:
 
     A large body is written in slices: aiohttp would copy it whole behind the head.
     """
-    with suppress(ConnectionError):  # aiohttp meets it again, and ends the connection
+    try:
         await response.prepare(request)
         body = response.body
         large = isinstance(body, bytes) and len(body) > CHUNK_SIZE
@@ -51,3 +49,7 @@ async def send(request: web.BaseRequest, response: web.Response) -> None:
             for start in range(0, len(view), CHUNK_SIZE):
                 await response.write(view[start : start + CHUNK_SIZE])
         await response.write_eof()
+    except ConnectionError as error:
+        # aiohttp meets it again, and ends the connection. It leads to the frames of who waited, and
+        # they lead to it: a cycle that holds the response.
+        error.__traceback__ = None

@@ -21,8 +21,9 @@ from kvactor.web.guard import Form, RequestGuard
 from kvactor.web.http import Exchange, NoRoute, Response
 from kvactor.web.limits import SubscriberLimit
 from kvactor.web.routes import Handler, Route
-from kvactor.web.server import ACCOUNT, ACTOR, Anywhere, check_parser
+from kvactor.web.server import ACCOUNT, ACTOR, TURNSTILE, Anywhere, check_parser
 from kvactor.web.status import StatusRoutes
+from kvactor.web.steps import Turnstile
 from kvactor.web.v1 import batch, keys
 from kvactor.web.v1.changes import ChangeRoutes
 from kvactor.web.v1.ranges import RangeRoutes
@@ -52,13 +53,14 @@ def create_app(
     app = web.Application()
     deadlines = Deadlines()
     account = MemoryAccount(settings.max_in_flight_size)
+    turnstile = Turnstile()
     subscribers = SubscriberLimit(settings.max_subscribers)
     actor.metrics.subscribers = lambda: subscribers.count
     tags: dict[str, Sequence[Route]] = {
         "Keys": keys.routes() + RangeRoutes(settings).routes(),
         "Batches": batch.routes(settings),
         "Transactions": TransactionRoutes(new_id).routes(),
-        "Changes": ChangeRoutes(actor, settings, deadlines, account, subscribers).routes(),
+        "Changes": ChangeRoutes(actor, settings, deadlines, account, subscribers, turnstile).routes(),
         "One shared transaction": simple.routes(),
         "About the server": StatusRoutes(actor).routes(),
     }
@@ -66,8 +68,9 @@ def create_app(
     app[TAGS] = tags
     app[ACTOR] = actor
     app[ACCOUNT] = account
+    app[TURNSTILE] = turnstile
     bodies = BodyReader(settings, deadlines)
-    dispatcher = Dispatcher(actor, RequestGuard(settings), bodies, account, deadlines)
+    dispatcher = Dispatcher(actor, RequestGuard(settings), bodies, account, deadlines, turnstile)
     routes = [route for tag in tags.values() for route in tag]
     expect = dispatcher.expectations()
     for route in routes:

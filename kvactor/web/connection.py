@@ -4,9 +4,13 @@ that relies on aiohttp's internals, but for two attributes of a request in `disp
 The rule: what a connection holds has a bound, and counts in the account of memory before it is held.
 `Connection.data_received` alone decides about a chunk:
 
-- A head that arrives in pieces is counted, up to `MAX_HEAD` bytes. One that is whole costs nothing.
+- A head that arrives in pieces is counted, up to `MAX_HEAD` bytes. One of more than
+  `SMALL` bytes is counted by the request, until its response is sent.
 - A body that arrives in pieces is counted on the lease of the request that reads it, before that on the
   connection's.
+- What may have chunks of a body in it is parsed in parts, one of all connections in a turn of the loop:
+  aiohttp has several calls for each chunk, and 256 KiB may hold 40,000 of them. What is not parsed yet
+  counts, and reading pauses.
 - Bytes behind an unhandled request count. At most `QUEUE` requests are parsed ahead; reading pauses
   until the last of them is being handled.
 - After something that is refused, nothing more is parsed or kept: it is dropped, up to a bound in bytes
@@ -35,6 +39,7 @@ from kvactor.errors import InvalidRequest, KvactorError, Overloaded
 from kvactor.web.aiohttp_response import send, to_aiohttp
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.logs import shown
+from kvactor.web.steps import Turnstile
 from kvactor.web.waits import WAITS, Waits
 
 log = logging.getLogger(__name__)
@@ -49,6 +54,9 @@ QUEUE: Final = 2
 #: For how many seconds, and bytes, a connection drops what a client still sends after its refusal.
 LINGER: Final = 2.0
 LINGER_SIZE: Final = 64 * 1024 * 1024
+
+#: Bytes of chunked bodies that are parsed at a time: about 5 milliseconds at worst.
+PART: Final = 8 * 1024
 
 
 class GracefulHandler(web.RequestHandler):
@@ -75,6 +83,7 @@ class ConnectionServer(Protocol):
     """What connections have in common."""
 
     account: MemoryAccount
+    turnstile: Turnstile
 
     @property
     def revision(self) -> int:
@@ -106,13 +115,20 @@ class Connection(GracefulHandler):
         "__weakref__",
         "_address",
         "_arriving",
+        "_at_once",
+        "_chunked",
         "_counting",
         "_dropped",
         "_head",
+        "_held_back",
         "_lease",
         "_lingering",
+        "_parts",
         "_server",
+        "_unparsed",
+        "_waits_for_turn",
         "client",
+        "large_head",
         "since",
         "unsent",
         "waits",
@@ -142,11 +158,22 @@ class Connection(GracefulHandler):
         self.waits = Waits()
         #: bytes of a head under way
         self._head = 0
+        #: may the head of a request that has arrived be large?
+        self.large_head = False
         #: the body that has not arrived whole; it is that of the newest request
         self._arriving: StreamReader | None = None
+        self._chunked = False
         #: what the connection itself holds, and where a body under way is counted
         self._lease = Lease(server.account, self.client)
         self._counting = self._lease
+        #: a chunk of up to so many bytes is parsed at once; none while others wait
+        self._at_once = PART
+        #: what has arrived and has to be parsed in parts, and where it is counted
+        self._unparsed = memoryview(b"")
+        self._parts: Lease | None = None
+        self._waits_for_turn = False
+        #: Does it read no more until it has turned to the last request that has arrived?
+        self._held_back = False
         self._dropped = 0
         self._lingering: asyncio.Future[None] | None = None
 
@@ -177,6 +204,7 @@ class Connection(GracefulHandler):
             self._messages.clear()
         self._arriving = None
         super().connection_lost(exc)
+        self._forget_parts()
         self.waits.leave()
         self._end_lingering()
 
@@ -185,11 +213,13 @@ class Connection(GracefulHandler):
     def data_received(self, data: bytes) -> None:
         """See the module. `data` is empty when what the parser has kept may be parsed now."""
         parser = self._parser
+        arriving, size = self._arriving, len(data)
         if parser is None or self._force_close or self._close:
-            self._drop(len(data))
+            self._drop(size)
             return
-        arriving = self._arriving
-        if arriving is not None and not self._body_has_room(arriving, len(data)):
+        if (size > self._at_once and self._in_parts(data)) or (
+            arriving is not None and not self._body_has_room(arriving, size)
+        ):
             return
         waiting = len(self._messages) > 0
         behind = waiting or self._request_in_progress
@@ -207,25 +237,77 @@ class Connection(GracefulHandler):
             self._messages.extend(messages)
             message, payload = messages[-1]
             if payload is not EMPTY_PAYLOAD and not payload.is_eof():
-                self._arriving = payload
+                self._arriving, self._chunked = payload, message.chunked
             head = self._head
             behind = behind or len(messages) > 1
-            if head or len(data) > SMALL:
-                self._heads_have_ended(messages, len(data), behind=behind)
+            if head or size > SMALL:
+                self._heads_have_ended(messages, size, behind=behind)
             waiter = self._waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
             if behind:
-                self._hold_back(len(data))
+                self._hold_back(size)
             if message.upgrade and self._parser is not None:
-                rest: bytes | None = tail
-                if not upgraded:
-                    # aiohttp has lost what is behind the request, or will lose it.
-                    alone = not (head or behind) and arriving is None
-                    rest = _behind(message, data) if alone and payload is EMPTY_PAYLOAD else None
-                self._upgrade(message, rest)
+                # aiohttp has lost what is behind the request, or will lose it, unless it has upgraded.
+                alone = not (head or behind) and arriving is None and payload is EMPTY_PAYLOAD
+                rest = _behind(message, data) if alone else None
+                self._upgrade(message, tail if upgraded else rest)
         elif data and arriving is None:
-            self._head_has_room(len(data))
+            self._head_has_room(size)
+        if self._unparsed and not data:
+            # aiohttp has read what was parsed, or the connection has turned to it.
+            self._parse_part()
+
+    def _in_parts(self, data: bytes) -> bool:
+        """Parse a chunk in parts, if there may be chunks of a body in it."""
+        chunked = self._chunked and self._arriving is not None
+        if not (chunked or self._unparsed or self._head or b"chunked" in data.lower()):
+            return False
+        self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
+        self._parse_part()
+        return True
+
+    def _parse_part(self, turn: asyncio.Future[None] | None = None) -> None:
+        """Parse a part in a turn, and keep the others for later ones. It has waited for `turn`."""
+        if turn is not None:
+            self._waits_for_turn = False
+        if not self._unparsed:
+            return
+        if self._waits_for_turn or self._held_back or self._reading_paused:
+            self._keep_parts()
+            return
+        if turn is None and (turn := self._server.turnstile.enter()) is not None:
+            self._waits_for_turn = True
+            turn.add_done_callback(self._parse_part)
+            self._keep_parts()
+            return
+        part, self._unparsed = bytes(self._unparsed[:PART]), self._unparsed[PART:]
+        self._at_once = PART
+        self.data_received(part)
+        if self._unparsed:
+            self._parse_part()
+        else:
+            self._forget_parts()
+
+    def _keep_parts(self) -> None:
+        """Count what is not parsed yet, and read no more until it is."""
+        self._at_once = 0
+        if self._parts is None:
+            self._parts = self._lease.another()
+        if not self._buffer_paused:
+            self._pause_reading_for_buffer()
+        try:
+            self._parts.resize(len(self._unparsed))
+        except Overloaded as error:
+            self._refuse(error)
+
+    def _forget_parts(self) -> None:
+        self._unparsed, self._at_once = memoryview(b""), PART
+        if self._parts is not None:
+            self._parts.close()
+            self._parts = None
+        if self._buffer_paused and not self._held_back:
+            self._resume_reading_for_buffer()
 
     def _head_has_room(self, size: int) -> None:
         """Count bytes of a head under way."""
@@ -240,6 +322,7 @@ class Connection(GracefulHandler):
         so many bytes is held back, and counted there.
         """
         before, self._head = self._head, 0
+        self.large_head = self.large_head or before + size > SMALL
         self._lease.release()
         if before + size > MAX_HEAD and any(_size(one) > MAX_HEAD for one, _ in messages):
             for _ in messages:
@@ -252,6 +335,18 @@ class Connection(GracefulHandler):
             rest = before + size - body - sum(_size(one) for one, _ in messages)
             if self._arriving is not None or rest > SMALL:
                 self._count(body if self._arriving is not None else rest)
+
+    def head_held(self, message: RawRequestMessage) -> Lease | None:
+        """Return what a request's head holds, if it is large: its bytes, and the same as text. Raises
+        `Overloaded`.
+        """
+        self.large_head = bool(self._messages)
+        size = 2 * _size(message)
+        if size <= SMALL:
+            return None
+        lease = self._lease.another()
+        lease.acquire(size)
+        return lease
 
     def _body_has_room(self, arriving: StreamReader, size: int) -> bool:
         try:
@@ -293,23 +388,28 @@ class Connection(GracefulHandler):
 
     def _hold_back(self, size: int) -> None:
         """Read no more until the connection turns to the last request that has arrived."""
-        if self._buffer_paused or self._parser is None or not self._count(size):
+        if self._held_back or self._parser is None or not self._count(size):
             return
+        self._held_back = True
         self._pause_reading_for_buffer()
         if self.transport is not None:
             self._server.paused(self, self.transport)
 
     def _resume_reading_if_drained(self) -> None:
         """See aiohttp: the connection has turned to a request, while reading is paused."""
-        if self._messages:
+        if self._messages or not self._held_back:
             return
         self.data_received(b"")
         if not self._messages:
+            self._held_back = False
             self._lease.release()
             if self._arriving is not None:
                 self._count(self._arriving.total_bytes)
             self._server.resumed(self)
-            self._resume_reading_for_buffer()
+            if self._unparsed:
+                self._parse_part()
+            else:
+                self._resume_reading_for_buffer()
 
     def _upgrade(self, message: RawRequestMessage, tail: bytes | None) -> None:
         """Go on in HTTP/1.1, as if no other protocol had been asked for; `tail` is what is behind the
@@ -337,6 +437,7 @@ class Connection(GracefulHandler):
         """Answer with an error once all requests before are answered; parse and keep nothing more."""
         self._parser = None
         self._head = 0
+        self._forget_parts()
         self._lease.release()
         if self._arriving is not None:
             self._abandon(self._arriving, error)
@@ -371,6 +472,7 @@ class Connection(GracefulHandler):
         """
         transport = self.transport
         self._parser = None
+        self._forget_parts()
         if transport is None or transport.is_closing() or self._force_close or self.waits.client_gone:
             return
         with suppress(NotImplementedError, OSError, RuntimeError):

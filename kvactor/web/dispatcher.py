@@ -9,7 +9,7 @@ request's own coroutine: an exception in an encoder is a 500, and does not reach
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import HttpVersion11, web
 from multidict import istr
@@ -27,7 +27,7 @@ from kvactor.web.http import NO_PARAMETERS, Exchange, NoRoute, Request, Response
 from kvactor.web.limits import CHUNK_SIZE
 from kvactor.web.logs import shown
 from kvactor.web.routes import READS, Endpoint, Handler, Route
-from kvactor.web.steps import Turnstile, in_steps
+from kvactor.web.steps import Steps, Turnstile
 from kvactor.web.waits import Deadlines
 
 log = logging.getLogger(__name__)
@@ -120,6 +120,10 @@ class _Exchange:
         """See `Exchange`."""
         return self._dispatcher.ask(self.request, message, self.lease)
 
+    def take(self, steps: Steps[R]) -> Awaitable[R]:
+        """See `Exchange`."""
+        return self._dispatcher.turnstile.take(steps, self.lease)
+
     async def stream(self, headers: Mapping[str, str]) -> _Stream:
         """See `Exchange`."""
         self.streamed.headers.update(headers)
@@ -140,6 +144,7 @@ class Dispatcher:
         bodies: BodyReader,
         account: MemoryAccount,
         deadlines: Deadlines,
+        turnstile: Turnstile,
     ) -> None:
         self._actor = actor
         self._clock = actor.metrics.clock
@@ -147,8 +152,8 @@ class Dispatcher:
         self._bodies = bodies
         self.account = account
         self.deadlines = deadlines
-        #: large chunks of streams pass through it
-        self.turnstile = Turnstile()
+        #: large chunks of streams, and work in steps
+        self.turnstile = turnstile
 
     def ask(self, request: Request, message: Message[R], lease: Lease) -> Awaitable[Answer[R]]:
         """Ask the owner. Every message passes here, between parse and encode: authorization belongs
@@ -156,7 +161,7 @@ class Dispatcher:
         """
         return self._actor.ask(message, lease)
 
-    def serve(self, route: Route) -> Serve:
+    def serve(self, route: Route) -> Serve:  # noqa: PLR0915 -- another function would be another call
         """Return aiohttp's handler of a route. The body is read if the route has one."""
         endpoint = route.endpoint
         if not isinstance(endpoint, Endpoint):
@@ -168,6 +173,7 @@ class Dispatcher:
         clock, count = self._clock, self._actor.metrics.counter(route.method, route.name)
         arrived, read, body = self._bodies.arrived, self._bodies.read, route.body is not None
         parse, encode, large = endpoint.parse, endpoint.encode, endpoint.large
+        take = self.turnstile.take
         parse_steps, encode_steps = endpoint.parse_steps, endpoint.encode_steps
         # Responses to reads can be refused, because nothing was done.
         method, refuse, form = route.method, route.method in READS, route.form
@@ -176,10 +182,14 @@ class Dispatcher:
 
         async def dispatch(source: web.Request) -> web.StreamResponse:
             began, unread = clock(), False
-            lease = Lease(account, getattr(source._protocol, "client", nobody))
+            connection: Any = source._protocol
+            client = getattr(connection, "client", nobody)
+            lease, head_lease = Lease(account, client), None
             try:
                 try:
                     head = source._message  # each of aiohttp's properties would be a call
+                    if client is not nobody and connection.large_head:
+                        head_lease = connection.head_held(head)
                     target, headers = head.path, head.headers
                     check(head.version, target, headers, form)
                     whole = arrived(source, lease) if body else b""
@@ -189,7 +199,7 @@ class Dispatcher:
                     message = (
                         parse(request)
                         if parse_steps is None or len(content) <= SMALL
-                        else await in_steps(parse_steps(request))
+                        else await take(parse_steps(request), lease)
                     )
                     if large:
                         lease.check(SMALL)
@@ -198,8 +208,8 @@ class Dispatcher:
                     try:
                         response = (
                             encode(request, message, answer)
-                            if encode_steps is None
-                            else await in_steps(encode_steps(request, message, answer))
+                            if encode_steps is None or not lease.size
+                            else await take(encode_steps(request, message, answer))
                         )
                     except KvactorError as error:
                         error.revision, error.time = answer.revision, time
@@ -221,6 +231,8 @@ class Dispatcher:
                 lease.closed = True
                 if lease.size:
                     lease.release()
+                if head_lease is not None:
+                    head_lease.close()
 
         return dispatch
 
@@ -231,10 +243,15 @@ class Dispatcher:
 
         async def dispatch(source: web.Request) -> web.StreamResponse:
             began = clock()
-            lease = Lease(self.account, getattr(source._protocol, "client", self.account.nobody))
-            unread = False
+            connection, unread = connection_of(source), False
+            lease = Lease(
+                self.account, self.account.nobody if connection is None else connection.client
+            )
+            head_lease = None
             try:
                 try:
+                    if connection is not None and connection.large_head:
+                        head_lease = connection.head_held(source._message)
                     check(source.version, source.raw_path, source.headers, form)
                     request = Request(
                         source.method, source.raw_path, source.headers, b"", source.match_info
@@ -256,6 +273,8 @@ class Dispatcher:
                 return await _send(source, response, time) if lease.size else to_aiohttp(response, time)
             finally:
                 lease.close()
+                if head_lease is not None:
+                    head_lease.close()
 
         return dispatch
 

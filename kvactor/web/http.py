@@ -25,6 +25,7 @@ from kvactor.core.messages import (
     TransactionRef,
 )
 from kvactor.errors import InvalidKey, InvalidRequest
+from kvactor.web.steps import Steps
 
 #: Characters of a field's value that an error quotes, at most.
 MAX_QUOTED: Final = 100
@@ -116,6 +117,9 @@ class Exchange(Protocol):
 
     def ask(self, message: Message[R]) -> Awaitable[Answer[R]]:
         """Ask the owner. Raises what the owner answers, `Overloaded` and `Stopping`."""
+
+    def take(self, steps: Steps[R]) -> Awaitable[R]:
+        """Return the result of work in steps. Raises what it raises, and `Overloaded`."""
 
     async def stream(self, headers: Mapping[str, str]) -> Stream:
         """Begin a stream with these headers. Raises `ConnectionError`."""
@@ -253,8 +257,10 @@ def json_body(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
     """
     body = request.body
     try:
-        # The decoder does not look into strings that it skips or passes on.
-        return decoder.decode(body if body.isascii() else body.decode())
+        if not body.isascii():
+            # The decoder does not look into strings that it skips or passes on.
+            body.decode()
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"The body is not what is expected here: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

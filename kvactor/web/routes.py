@@ -4,7 +4,7 @@ The application and its description (`openapi`) are made from the same routes, s
 """
 
 import re
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
@@ -17,6 +17,7 @@ from kvactor.errors import KvactorError
 from kvactor.web import guard, http
 from kvactor.web.errors import in_v1
 from kvactor.web.http import Exchange, Request, Response
+from kvactor.web.steps import Steps
 
 M = TypeVar("M", bound=Message[Any])
 R = TypeVar("R")
@@ -67,8 +68,8 @@ class Endpoint(msgspec.Struct, Generic[M, R], frozen=True):
     encode: Callable[[Request, M, Answer[R]], Response]
     explain: Callable[[KvactorError], KvactorError] | None = None
     large: bool = False
-    parse_steps: Callable[[Request], Generator[None, None, M]] | None = None
-    encode_steps: Callable[[Request, M, Answer[R]], Generator[None, None, Response]] | None = None
+    parse_steps: Callable[[Request], Steps[M]] | None = None
+    encode_steps: Callable[[Request, M, Answer[R]], Steps[Response]] | None = None
 
 
 #: Serves a route that asks more than once, or not at all. It returns None after a stream.

@@ -33,11 +33,13 @@ from kvactor.web.connection import LINGER, Connection
 from kvactor.web.errors import error_response
 from kvactor.web.limits import CHUNK_SIZE
 from kvactor.web.logs import AccessLogger, Digest
+from kvactor.web.steps import Turnstile
 
 log = logging.getLogger(__name__)
 
 ACTOR = web.AppKey("actor", StoreActor)
 ACCOUNT = web.AppKey("account", MemoryAccount)
+TURNSTILE = web.AppKey("turnstile", Turnstile)
 
 #: Seconds between two checks of slow clients, unless they have even less.
 SWEEP = 1.0
@@ -82,6 +84,7 @@ class Connections(web.Server):
         server: web.Server,
         actor: StoreActor,
         account: MemoryAccount,
+        turnstile: Turnstile,
         settings: Settings,
         **limits: Any,
     ) -> None:
@@ -91,6 +94,7 @@ class Connections(web.Server):
         self._limits = limits
         self._actor = actor
         self.account = account
+        self.turnstile = turnstile
         self._settings = settings
         self._refusing = web.Server(self._refuse)
         self._limits_of_refused = {
@@ -255,7 +259,8 @@ class _Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         app = self.app
-        return Connections(server, app[ACTOR], app[ACCOUNT], self._settings, **self._limits)
+        actor, account, turnstile = app[ACTOR], app[ACCOUNT], app[TURNSTILE]
+        return Connections(server, actor, account, turnstile, self._settings, **self._limits)
 
 
 def create_runner(app: web.Application, settings: Settings) -> web.AppRunner:

@@ -7,14 +7,15 @@ import re
 import select
 import tracemalloc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from kvactor.actor import StoreActor
-from kvactor.core.memory import Lease, MemoryAccount
+from kvactor.core.memory import SMALL, Lease, MemoryAccount
 from kvactor.settings import Settings
-from kvactor.web.connection import LINGER_SIZE, MAX_HEAD, QUEUE
+from kvactor.web.connection import LINGER_SIZE, MAX_HEAD, PART, QUEUE
 from kvactor.web.logs import LINES, SHOWN
 from kvactor.web.server import ACCOUNT
 from tests.web.conftest import PATIENCE, Connection, Server, message
@@ -558,3 +559,129 @@ async def test_the_access_log_shows_nothing_raw_that_a_client_chose(
     (line,) = [one.getMessage() for one in caplog.records if one.name == "aiohttp.access"]
     assert "raw" not in line
     assert len(line) < KiB
+
+
+# -- chunks, large heads, and what is lost --
+
+
+class CountingParser:
+    """A parser that adds up the bytes that it gets."""
+
+    def __init__(self, parser: Any, seen: list[int]) -> None:
+        self._parser = parser
+        self._seen = seen
+
+    def feed_data(self, data: bytes) -> Any:
+        self._seen[-1] += len(data)
+        return self._parser.feed_data(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+
+TINY = b"1\r\nx\r\n" * 10_000
+#: A body of tiny chunks at once, its head first, and behind a request.
+ARRIVALS = {"at once": [CHUNKED + TINY], "later": [CHUNKED, TINY], "behind": [GET + CHUNKED + TINY]}
+
+
+@pytest.mark.parametrize("arrivals", ARRIVALS.values(), ids=ARRIVALS)
+async def test_bodies_in_tiny_chunks_are_parsed_in_parts_one_of_all_connections_in_a_turn(
+    server: Server, runner: web.AppRunner, account: MemoryAccount, arrivals: list[bytes]
+) -> None:
+    seen = [0]
+    clients = [Client(runner) for _ in range(4)]
+    for client in clients:
+        protocol: Any = client._protocol
+        protocol._parser = CountingParser(protocol._parser, seen)
+    for data in arrivals:
+        seen.append(0)
+        for client in clients:
+            client.receive(data)
+        for client in clients:
+            # Only what is counted is kept.
+            assert len(data) < PART or client.paused
+        assert len(data) < PART or account.used >= 3 * len(data)
+    for client in clients:
+        client.receive(b"0\r\n\r\n")
+    while min(client.answers for client in clients) < 1 + (len(arrivals[0]) > len(TINY + CHUNKED)):
+        await asyncio.sleep(0)
+        seen.append(0)
+    assert max(seen[2:]) <= PART
+    assert all(b" 201 " in one.taken or b" 200 " in one.taken for one in clients)
+    assert (await server.request("GET", "/v1/kv/a")).body == b"x" * 10_000
+    await until(lambda: not any(client.paused for client in clients))
+    await until(lambda: account.used == 0)
+
+
+async def test_what_is_left_of_parts_goes_with_the_connection(
+    server: Server, runner: web.AppRunner, account: MemoryAccount
+) -> None:
+    clients = [Client(runner, CHUNKED + TINY) for _ in range(4)]
+    assert account.used > 3 * len(TINY)
+    for client in clients:
+        client.abort()
+    await until(lambda: account.used == 0)
+
+
+async def test_parts_are_refused_without_memory_for_them(
+    server: Server, runner: web.AppRunner, account: MemoryAccount
+) -> None:
+    others = Lease(account, account.nobody)
+    others.acquire(account.size, refuse=False)
+    client = Client(runner, CHUNKED + TINY)
+    await until(lambda: client.answers == 1)
+    assert client.taken[9:].startswith(b"503 ")
+    assert not client.paused
+    others.close()
+    await until(lambda: account.used == 0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [long_head(MAX_HEAD // 2).replace(b"/healthz", b"/v1/changes?wait=300"), STREAM],
+    ids=["a long poll", "a small head"],
+)
+async def test_a_large_head_counts_until_the_response(
+    server: Server, runner: web.AppRunner, account: MemoryAccount, actor: StoreActor, data: bytes
+) -> None:
+    client = Client(runner, data)
+    await until(lambda: actor.metrics.subscribers() == 1)
+    held = 2 * len(data) if len(data) > SMALL else 0
+    assert 0.9 * held <= account.used <= held
+    client.abort()
+    await until(lambda: account.used == 0)
+
+
+async def test_a_large_head_counts_while_its_body_arrives_and_is_refused_without_memory(
+    server: Server, runner: web.AppRunner, account: MemoryAccount
+) -> None:
+    fields = b"".join(b"X: %b\r\n" % (b"a" * 4000) for _ in range(8))
+    head = b"PUT /v1/kv/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n" + fields + b"\r\n"
+    client = Client(runner, head)
+    await until(lambda: account.used > 1.9 * len(head))
+    others = Lease(account, account.nobody)
+    others.acquire(account.size, refuse=False)
+    refused = Client(runner, head)
+    await until(lambda: refused.answers == 1)
+    assert refused.taken[9:].startswith(b"503 ")
+    refused.abort()
+    others.close()
+    client.receive(b"value")
+    await until(lambda: client.answers == 1)
+    await until(lambda: account.used == 0)
+    assert client.taken[9:].startswith(b"201 ")
+
+
+async def test_a_response_that_is_lost_leaves_memory_without_the_collector(
+    server: Server, runner: web.AppRunner, account: MemoryAccount, actor: StoreActor, no_collector: None
+) -> None:
+    await server.request("PUT", "/v1/kv/large", "." * (MiB - KiB))
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(5):
+        wire = Wire(runner, message("GET", "/v1/kv/large"))
+        await until(lambda: wire.written > 64 * KiB)  # noqa: B023
+        wire._protocol.connection_lost(ConnectionResetError())
+    await until(lambda: account.used == 0)
+    await turns()
+    after, _ = tracemalloc.get_traced_memory()
+    assert after - before < MiB

@@ -19,7 +19,8 @@ from kvactor.web.dispatcher import Dispatcher
 from kvactor.web.guard import RequestGuard
 from kvactor.web.http import Exchange, Request, Response
 from kvactor.web.routes import Body, Endpoint, Route
-from kvactor.web.server import ACCOUNT, ACTOR, create_runner
+from kvactor.web.server import ACCOUNT, ACTOR, TURNSTILE, create_runner
+from kvactor.web.steps import Turnstile
 from kvactor.web.waits import Deadlines
 from tests.web.conftest import message
 from tests.web.test_connections import Wire, until
@@ -97,11 +98,13 @@ def serve(started: StoreActor, settings: Settings, recorder: Recorder) -> Serve:
     async def serve(route: Route) -> AsyncIterator[Served]:
         deadlines, account = Deadlines(), MemoryAccount(settings.max_in_flight_size)
         bodies = BodyReader(settings, deadlines)
-        dispatcher = RecordingDispatcher(started, recorder, bodies, account, deadlines)
+        turnstile = Turnstile()
+        dispatcher = RecordingDispatcher(started, recorder, bodies, account, deadlines, turnstile)
         dispatcher.steps = recorder
         app = web.Application()
         app[ACTOR] = started
         app[ACCOUNT] = account
+        app[TURNSTILE] = turnstile
         app.router.add_route("*", route.path, dispatcher.serve(route))
         runner = create_runner(app, settings)
         await runner.setup()

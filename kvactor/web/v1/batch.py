@@ -1,16 +1,15 @@
 """Many operations as one: POST /v1/batch."""
 
-from collections.abc import Generator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from msgspec import Raw
 
 from kvactor import errors
 from kvactor.api.batch import BatchBody, BatchCheck, BatchResponse
 from kvactor.api.operations import AnyOp, to_json
-from kvactor.api.values import JSON, encode
+from kvactor.api.values import JSON, encode, item
 from kvactor.core import messages
+from kvactor.core.context import Page
 from kvactor.core.messages import AUTOCOMMIT, Answer, Batch
 from kvactor.core.operations import Operation
 from kvactor.errors import InvalidRequest, batch_too_large
@@ -25,21 +24,12 @@ from kvactor.web.routes import (
     Route,
     json_spec,
 )
-from kvactor.web.steps import at_once, each, encoded
+from kvactor.web.steps import Steps, at_once, each, encoded
 
 _body = msgspec.json.Decoder(BatchBody)
-_operation = msgspec.json.Decoder(AnyOp)
-_check = msgspec.json.Decoder(BatchCheck)
 
-
-class _Shallow(msgspec.Struct, forbid_unknown_fields=True):
-    """The body, with its items not decoded yet."""
-
-    operations: list[Raw]
-    checks: list[Raw] = []
-
-
-_shallow = msgspec.json.Decoder(_Shallow)
+#: Bytes that an item takes beside the body, about: decoded, and as the core's.
+ITEM_SIZE: Final = 300
 
 
 class BatchRoutes:
@@ -52,22 +42,19 @@ class BatchRoutes:
         """POST /v1/batch."""
         return at_once(self.parse_steps(request))
 
-    def parse_steps(self, request: Request) -> Generator[None, None, Batch]:
-        """POST /v1/batch, in steps. The executor refuses too many items, too: here, none is decoded.
+    def parse_steps(self, request: Request) -> Steps[Batch]:
+        """POST /v1/batch, in steps. Its first decodes the body: it ends at the first item that is none.
 
         Raises `BatchTooLarge` and `InvalidRequest`.
         """
-        body = json_body(request, _shallow)
-        if len(body.operations) + len(body.checks) > self._maximum:
+        body = json_body(request, _body)
+        count = len(body.operations) + len(body.checks)
+        if count > self._maximum:
             raise batch_too_large(self._maximum)
-        try:
-            decoded = yield from each(_operation.decode, body.operations)
-            decoded_checks = yield from each(_check.decode, body.checks)
-        except msgspec.ValidationError:
-            json_body(request, _body)  # raises the error with its place in the whole body
-            raise
-        operations = yield from each(_to_core, list(enumerate(decoded)))
-        checks = yield from each(BatchCheck.to_core, decoded_checks)
+        # The core's operations have copies of the values.
+        yield count * ITEM_SIZE + len(request.body)
+        operations = yield from each(_to_core, list(enumerate(body.operations)))
+        checks = yield from each(BatchCheck.to_core, body.checks)
         where = transaction(request, AUTOCOMMIT)
         return Batch(tuple(operations), tuple(checks), where, idempotency_key(request))
 
@@ -88,12 +75,21 @@ def encode_batch(request: Request, message: Batch, answer: Answer[messages.Batch
 
 def encode_steps(
     request: Request, message: Batch, answer: Answer[messages.BatchResponse]
-) -> Generator[None, None, Response]:
+) -> Steps[Response]:
     """The same in steps."""
     done = zip(message.operations, answer.result.results, strict=True)
-    results = yield from encoded(to_json(operation, result) for operation, result in done)
+    results = yield from encoded(
+        _page(result) if isinstance(result, Page) else to_json(operation, result)
+        for operation, result in done
+    )
     revision = encode(answer.result.revision or None)
     return Response(answer.revision, b'{"revision":%b,"results":[%b]}' % (revision, results))
+
+
+def _page(page: Page) -> Steps[bytes]:
+    """Return what `RangeOp.to_json` does as JSON, in steps: a page may be as large as all results."""
+    items = yield from encoded(item(*one) for one in page.items)
+    return b'{"items":[%b],"more":%b}' % (items, encode(page.more))
 
 
 def routes(settings: Settings) -> list[Route]:

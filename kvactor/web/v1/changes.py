@@ -64,10 +64,11 @@ class ChangeRoutes:
         deadlines: Deadlines,
         account: MemoryAccount,
         subscribers: SubscriberLimit,
+        turnstile: Turnstile,
     ) -> None:
         self._actor = actor
         self._settings = settings
-        self._turnstile = Turnstile()
+        self._turnstile = turnstile
         self._cache = RevisionCache(account, self._turnstile)
         self._deadlines = deadlines
         self._subscribers = subscribers

@@ -37,7 +37,7 @@ from kvactor.web.routes import (
     constant_headers,
     json_spec,
 )
-from kvactor.web.steps import encoded, in_steps
+from kvactor.web.steps import encoded
 
 CONSTANT_HEADERS = {"X-Content-Type-Options": "nosniff", "Vary": str(http.TRANSACTION)}
 
@@ -115,7 +115,7 @@ class RangeRoutes:
             following = {**query_pairs(request), "cursor": cursor}
             headers["Link"] = f'</v1/kv?{urlencode(following)}>; rel="next"'
         revision, time = (first.revision, first.time) if first else (0, 0)
-        items = await in_steps(encoded(item(*one, values=asked.values) for one in found))
+        items = await exchange.take(encoded(item(*one, values=asked.values) for one in found))
         body = b'{"items":[%b],"cursor":%b,"revision":%d}' % (items, encode(cursor), revision)
         return Response(revision, body, headers=headers, time=time)
 

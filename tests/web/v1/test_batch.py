@@ -1,19 +1,20 @@
 """Many operations as one: POST /v1/batch."""
 
 import json
-from collections.abc import Generator
+import tracemalloc
 
 import pytest
 from multidict import CIMultiDict
 
-from kvactor.core import messages
+from kvactor.core import messages, records
+from kvactor.core.context import Page
 from kvactor.core.messages import Batch, BatchResponse, Check
-from kvactor.core.operations import Get, Result, Set
+from kvactor.core.operations import Get, Range, Result, Set
 from kvactor.errors import BatchTooLarge, InvalidRequest
 from kvactor.settings import Settings
 from kvactor.web.http import Request
-from kvactor.web.steps import ITEMS_PER_STEP, at_once
-from kvactor.web.v1.batch import BatchRoutes, encode_batch, encode_steps
+from kvactor.web.steps import ITEMS_PER_STEP, Steps, at_once
+from kvactor.web.v1.batch import ITEM_SIZE, BatchRoutes, encode_batch, encode_steps
 from tests.web.conftest import Answer, Client, FakeClock
 from tests.web.v1.conftest import JSON, ask, commit, keys, opened, problem, put
 
@@ -426,7 +427,7 @@ async def test_a_batch_in_an_unknown_transaction_is_not_found(client: Client) ->
 # -- in steps --
 
 
-def steps_of(body: object) -> Generator[None, None, Batch]:
+def steps_of(body: object) -> Steps[Batch]:
     request = Request("POST", "/v1/batch", CIMultiDict(), json.dumps(body).encode())
     return BatchRoutes(10_000).parse_steps(request)
 
@@ -434,7 +435,7 @@ def steps_of(body: object) -> Generator[None, None, Batch]:
 def test_a_large_batch_is_parsed_in_steps_and_as_a_whole() -> None:
     operations = [{"op": "put", "key": str(number), "value": number} for number in range(10_000)]
     body = {"operations": operations}
-    assert len(list(steps_of(body))) == 2 * (10_000 // ITEMS_PER_STEP)
+    assert len(list(steps_of(body))) == 1 + 10_000 // ITEMS_PER_STEP
     batch = at_once(steps_of(body))
     names = [b"%d" % number for number in range(10_000)]
     assert batch.operations == tuple(Set(name, name, "application/json") for name in names)
@@ -443,15 +444,30 @@ def test_a_large_batch_is_parsed_in_steps_and_as_a_whole() -> None:
 def test_many_checks_are_parsed_in_steps_and_as_a_whole() -> None:
     checks = [{"key": str(number), "revision": number} for number in range(9_000)]
     body = {"operations": [], "checks": checks}
-    assert len(list(steps_of(body))) == 2 * (9_000 // ITEMS_PER_STEP - 1)
+    assert len(list(steps_of(body))) == 9_000 // ITEMS_PER_STEP
     batch = at_once(steps_of(body))
     assert batch.checks == tuple(Check(b"%d" % number, (number,)) for number in range(9_000))
 
 
-def test_too_many_items_are_refused_before_they_are_decoded() -> None:
-    steps = steps_of({"operations": ["not an operation"] * 10_001})
+def test_too_many_items_are_refused_before_they_are_taken() -> None:
+    steps = steps_of({"operations": [{"op": "get", "key": "a"}] * 10_001})
     with pytest.raises(BatchTooLarge):
         next(steps)
+
+
+def test_of_items_that_are_none_only_the_first_is_decoded() -> None:
+    steps = steps_of({"operations": [1] * 1_000_000})
+    tracemalloc.start()
+    with pytest.raises(InvalidRequest, match=r"operations\[0\]"):
+        next(steps)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_what_a_batch_takes_decoded_is_told_before_it_is_taken() -> None:
+    body = {"operations": [{"op": "put", "key": "a", "value": "." * 100_000}] * 10}
+    assert next(steps_of(body)) == len(json.dumps(body)) + 10 * ITEM_SIZE
 
 
 def test_an_error_in_an_item_names_its_place() -> None:
@@ -469,3 +485,18 @@ def test_results_are_encoded_in_steps_and_as_a_whole() -> None:
     assert response == encode_batch(asked, batch, answer)
     assert json.loads(response.body) == {"revision": 7, "results": [{}, None] * 1000}
     assert len(list(encode_steps(asked, batch, answer))) >= 5
+
+
+@pytest.mark.parametrize("as_range", [False, True], ids=["gets", "a range"])
+def test_large_results_are_encoded_in_steps_of_one_value_each(as_range: bool) -> None:
+    names = [b"%d" % number for number in range(8)]
+    found = [records.encode(name, b"\x01" * 100_000, "text/plain") for name in names]
+    page = Page(list(zip(names, found, strict=True)), None)
+    batch = Batch((Range(),)) if as_range else Batch(tuple(map(Get, names)))
+    asked = Request("POST", "/v1/batch", CIMultiDict())
+    answer = messages.Answer(7, BatchResponse(7, [page] if as_range else list(found)), 1)
+    assert len(list(encode_steps(asked, batch, answer))) >= 8
+    (result, *rest) = json.loads(encode_batch(asked, batch, answer).body)["results"]
+    items = result["items"] if as_range else [result, *rest]
+    assert [one["value"] for one in items] == ["\x01" * 100_000] * 8
+    assert not as_range or result["more"] is False

@@ -1,5 +1,6 @@
 """All keys in order: GET and DELETE /v1/kv."""
 
+import asyncio
 from itertools import chain
 from random import Random
 from typing import Any
@@ -18,6 +19,7 @@ from kvactor.core.messages import Answer
 from kvactor.core.records import encode
 from kvactor.settings import Settings
 from kvactor.web.http import Request
+from kvactor.web.steps import Steps
 from kvactor.web.v1.ranges import RangeRoutes
 from tests.web.conftest import Client
 from tests.web.v1.conftest import JSON, ask, commit, keys, opened, problem, put
@@ -378,6 +380,15 @@ class Asked:
 
     async def ask(self, message: object) -> Answer[Page]:
         return Answer(7, Page(self._items, None), 1)
+
+    async def take(self, steps: Steps[bytes]) -> bytes:
+        while True:
+            await asyncio.sleep(0)
+            try:
+                next(steps)
+            except StopIteration as end:
+                encoded: bytes = end.value
+                return encoded
 
 
 @pytest.mark.parametrize(("count", "size"), [(1000, 10), (10, 1_000_000)], ids=["many", "large"])

@@ -87,10 +87,13 @@ MUTANTS: Final = (
         "The results of the owner do not count in the account of memory.",
         edits=(
             Edit(
-                "kvactor/core/executor.py", "_hold", find="context.lease.acquire(size)", replace="pass"
+                "kvactor/core/executor.py",
+                "_shown",
+                find="return len(result) * (TEXT_SHOWN if is_text(result) else SHOWN)",
+                replace="return 0",
             ),
         ),
-        killed_by=(MEMORY,),
+        killed_by=(MEMORY, "tests/core/test_scheduler.py"),
     ),
     Mutant(
         "p8-transactions-are-not-counted",
@@ -253,21 +256,21 @@ MUTANTS: Final = (
         killed_by=("tests/api/test_changes.py",),
     ),
     Mutant(
-        "p8-items-are-decoded-before-they-are-counted",
-        "All items of a batch are decoded before it is refused for their number.",
+        "p8-items-are-taken-before-they-are-counted",
+        "All items of a batch become the core's before it is refused for their number.",
         edits=(
             Edit(
                 "kvactor/web/v1/batch.py",
                 "BatchRoutes.parse_steps",
                 find="""
-                    if len(body.operations) + len(body.checks) > self._maximum:
+                    if count > self._maximum:
                         raise batch_too_large(self._maximum)
                 """,
                 replace="",
             ),
         ),
         killed_by=(
-            "tests/web/v1/test_batch.py::test_too_many_items_are_refused_before_they_are_decoded",
+            "tests/web/v1/test_batch.py::test_too_many_items_are_refused_before_they_are_taken",
         ),
     ),
     Mutant(
@@ -277,8 +280,8 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/web/v1/batch.py",
                 "BatchRoutes.parse_steps",
-                find="yield from each(BatchCheck.to_core, decoded_checks)",
-                replace="list(map(BatchCheck.to_core, decoded_checks))",
+                find="yield from each(BatchCheck.to_core, body.checks)",
+                replace="list(map(BatchCheck.to_core, body.checks))",
             ),
         ),
         killed_by=("tests/web/v1/test_batch.py",),
@@ -290,7 +293,7 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/web/v1/ranges.py",
                 "RangeRoutes.scan",
-                find="await in_steps(encoded(item(*one, values=asked.values) for one in found))",
+                find="await exchange.take(encoded(item(*one, values=asked.values) for one in found))",
                 replace='b",".join(encode(item(*one, values=asked.values)) for one in found)',
             ),
         ),

@@ -185,7 +185,7 @@ MUTANTS: Final = (
                 _CONNECTION,
                 "Connection._resume_reading_if_drained",
                 find="self._resume_reading_for_buffer()",
-                replace="",
+                replace="pass",
             ),
         ),
         killed_by=_ARRIVING,

@@ -16,6 +16,9 @@ from kvactor.settings import Settings
 #: While a memtable is being folded, writes stall once this many times `memtable_size` wait behind it.
 MAX_MEMTABLES = 4
 
+#: How many bytes the files may grow for a byte that is staged, with overhead, at most: see `_bound`.
+GROWTH = 4 + PAGE // ENTRY_OVERHEAD
+
 #: A write of nothing: bytes, keys, bytes of the largest one.
 _NOTHING = (0, 0, 0)
 
@@ -30,15 +33,18 @@ class Admission:
         self._store = store
         self._floor = settings.min_free_space
         self._max_unfolded = MAX_MEMTABLES * settings.memtable_size
-        # What is in flight may take a page for each key.
-        plenty = 2 * self._floor + 2 * self._max_unfolded * PAGE // ENTRY_OVERHEAD
-        self.space = Space(self._floor, plenty, free_space)
+        self.space = Space(self._floor, free_space, self._bound)
         #: does the journal forget history?
         self.forgetting = False
         #: was a write refused that a fold may give room?
         self.wants_fold = False
         #: the smallest write that was refused and still is: bytes, keys, bytes of the largest one
         self._refused = _NOTHING
+
+    @property
+    def plenty(self) -> bool:
+        """Is so much free that nobody has to look closer?"""
+        return self.space.margin >= GROWTH * self._store.staging
 
     @property
     def stalled(self) -> bool:
@@ -64,7 +70,7 @@ class Admission:
     def fold_is_due(self) -> bool:
         """Is little space left, and is the memtable a large part of what is in flight?"""
         memtable, space = self._store.memtable, self.space
-        if space.plenty or not memtable:
+        if self.plenty or not memtable:
             return False
         keys = len(memtable)
         folded = Load(0, in_pages(memtable.size, keys), keys, memtable.largest)
@@ -72,17 +78,17 @@ class Admission:
 
     def has_room(self, size: int = 0, keys: int = 0, largest: int = 0) -> bool:
         """Is there space for writes, of so many keys of so many bytes together?"""
-        return self.space.plenty or self.space.has_room(self._load(size, keys, largest))
+        return self.plenty or self.space.has_room(self._load(size, keys, largest))
 
     def has_reserve(self, size: int = 0, keys: int = 0) -> bool:
         """May space be freed: may the journal be trimmed, and so many keys of so many bytes together be
         deleted?
         """
-        return self.space.plenty or self.space.has_reserve(self._load(size, keys))
+        return self.plenty or self.space.has_reserve(self._load(size, keys))
 
     def can_fold(self) -> bool:
         """Is there space for a fold?"""
-        return self.space.plenty or self.space.can_hold(self._load())
+        return self.plenty or self.space.can_hold(self._load())
 
     def check_writable(self, size: int, keys: int, largest: int) -> None:
         """Raise `StorageFull` if too little space is free for a write of so many keys of so many bytes
@@ -114,7 +120,7 @@ class Admission:
 
     def check_commit(self, changes: Overlay) -> None:
         """Raise as `check_writable`, unless all keys are deleted: then as `check_deletable`."""
-        if self.space.plenty and not self._store.folding:
+        if self.plenty and not self._store.folding:
             return
         size, keys, largest = changes.size, len(changes), changes.largest
         if not self.has_room(size, keys, largest) and deletes(changes):
@@ -126,7 +132,7 @@ class Admission:
         """Raise as `check_commit` for one write, by a transaction or without one. What is kept for the
         idempotency key of a transaction that only deletes is accepted with its deletions.
         """
-        if self.space.plenty and not self._store.folding:
+        if self.plenty and not self._store.folding:
             return
         size = ENTRY_OVERHEAD + len(key) + (0 if entry is TOMBSTONE else len(entry))
         if entry is TOMBSTONE:
@@ -141,6 +147,12 @@ class Admission:
             self.check_deletable(size, 2)
         else:
             self.check_writable(size, 1, size)
+
+    def _bound(self) -> int:
+        """Return how many bytes the files may grow for what is in flight, at most."""
+        store = self._store
+        # As `_load`, but from above: each byte is once in the journal, and once in the tree.
+        return 4 * (store.unfolded + store.folding_size) + PAGE * store.unfolded_keys
 
     def _load(self, size: int = 0, keys: int = 0, largest: int = 0) -> Load:
         """Return what is in flight, with so many more keys of so many bytes together."""

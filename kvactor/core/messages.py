@@ -240,9 +240,10 @@ class Flushed(Message[None], frozen=True):
 
 
 class Folded(Message[None], frozen=True):
-    """The tree has finished a fold, unless there was an `error`."""
+    """The tree has finished a fold, unless there was an `error`. `free_space` was read then."""
 
     error: BaseException | None = None
+    free_space: FreeSpace | None = None
 
 
 class HistoryRead(Message[None], frozen=True):

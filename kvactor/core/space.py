@@ -17,6 +17,8 @@ The pages in use part the free ones into a known number of runs, at most. So if 
 ones, some certainly lie side by side. An emptied store has few pages in use: it can be written again.
 """
 
+import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -80,13 +82,13 @@ class Growth(NamedTuple):
 
 
 class Space:
-    """The free space as last read. `floor` is in bytes; 0: nothing is ever refused. `plenty`, in bytes,
-    is so much that nothing has to be read between ticks.
+    """The free space as last read. `floor` is in bytes; 0: nothing is ever refused. `bound` returns how
+    many bytes the files may grow for what is in flight, at most.
     """
 
-    def __init__(self, floor: int, plenty: int, reading: FreeSpace) -> None:
+    def __init__(self, floor: int, reading: FreeSpace, bound: Callable[[], int] = int) -> None:
         self._floor = floor
-        self._plenty = plenty
+        self._bound = bound
         self.note(reading, 0)
 
     def note(self, reading: FreeSpace, in_flight: int) -> None:
@@ -98,10 +100,12 @@ class Space:
     def take(self, size: int) -> None:
         """Hand `size` bytes to the journal."""
         self._taken += size
-        #: is so much free that nobody has to look closer?
-        self.plenty = not self._floor or self._reading.disk - self._taken >= self._plenty
+        left, floor = self._reading.disk - self._taken, self._floor
+        #: how many bytes are left beyond twice the floor and all that is in flight: nobody has to look
+        #: closer before that
+        self.margin = left - 2 * floor - self._bound() if floor else sys.maxsize
         #: is history given up, to leave writes more?
-        self.low = self._floor > 0 and self._reading.disk - self._taken < self._floor + self._floor // 4
+        self.low = left < floor + floor // 4 and floor > 0
 
     def left(self, load: Load) -> int:
         """Return how many bytes are left once `load` is written, of the disk and of the tree's free
@@ -112,19 +116,19 @@ class Space:
 
     def has_room(self, load: Load) -> bool:
         """May writes put so much in flight?"""
-        return self.plenty or self._room(load) >= 0
+        return not self._floor or self._room(load) >= 0
 
     def has_reserve(self, load: Load) -> bool:
         """May what frees space put so much in flight?"""
-        return self.plenty or self._spare(self._growth(load), 4) >= 0
+        return not self._floor or self._spare(self._growth(load), 4) >= 0
 
     def can_hold(self, load: Load) -> bool:
         """Has the disk room for what is in flight, even if the files grow?"""
-        return self.plenty or sum(self._growth(load)) <= self._reading.disk
+        return not self._floor or sum(self._growth(load)) <= self._reading.disk
 
     def fold_is_large(self, memtable: Load, load: Load) -> bool:
         """Does the memtable take as much as writes have left beside all that is in flight?"""
-        return not self.plenty and memtable.tree + self._copies(memtable) >= self._room(load)
+        return self._floor > 0 and memtable.tree + self._copies(memtable) >= self._room(load)
 
     def _left(self, load: Load, growth: Growth) -> int:
         return self._reading.disk + self._reading.tree.size - load.tree - growth.journal

@@ -97,7 +97,7 @@ class Writer:
         head = revisions[-1].number
         self._journal.trim(*self._may_forget(head))
 
-        if space.plenty:
+        if self._admission.plenty:
             self._journal.append(revisions, lambda error: post(Flushed(head, error)))
         else:
             self._journal.append(
@@ -128,7 +128,7 @@ class Writer:
             memtable.size >= limit
             or memtable.grown >= limit * rewrites
             or memtable.tombstones >= MAX_TOMBSTONES
-            or (not self._space.plenty and self._admission.fold_is_due)
+            or (not self._admission.plenty and self._admission.fold_is_due)
         )
         if full and not self._store.folding and self._admission.can_fold():
             self._fold()
@@ -136,15 +136,18 @@ class Writer:
     def _fold(self) -> None:
         post = self._post
         self._admission.wants_fold = False
-        self._tree.fold(self._store.freeze(), self._store.revision, lambda error: post(Folded(error)))
+        self._tree.fold(
+            self._store.freeze(),
+            self._store.revision,
+            lambda error: post(Folded(error, self._read_space())),
+        )
 
     def folded(self, message: Folded) -> None:
         """Take note of the end of a fold. Raises `StorageFailed`."""
         if message.error is not None:
             raise StorageFailed("the tree could not fold the journal in") from message.error
         self._store.drop_frozen()
-        if not self._space.plenty:
-            self._note_space(self._read_space())
+        self._note_space(message.free_space)
         if self._space.low:
             self._forget()
         self._fold_if_full()

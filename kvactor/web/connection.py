@@ -26,6 +26,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from http import HTTPStatus
+from operator import attrgetter
 from typing import Any, Final, Protocol, cast
 
 from aiohttp import hdrs, web
@@ -549,6 +550,13 @@ class Connection(GracefulHandler):
         """See asyncio."""
         super().resume_writing()
         self._server.unwatch(self)
+
+
+#: Returns a request's connection, perhaps none of ours, and its head. Each of aiohttp's own properties
+#: would be a call.
+origin_of: Callable[[web.BaseRequest], tuple[Any, RawRequestMessage]] = attrgetter(
+    "_protocol", "_message"
+)
 
 
 def connection_of(request: web.BaseRequest) -> Connection | None:

@@ -9,7 +9,7 @@ request's own coroutine: an exception in an encoder is a 500, and does not reach
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from aiohttp import HttpVersion11, web
 from multidict import istr
@@ -20,7 +20,7 @@ from kvactor.core.messages import Answer, Message
 from kvactor.errors import KvactorError, RecordDamaged
 from kvactor.web.aiohttp_response import send, to_aiohttp
 from kvactor.web.body_reader import BodyReader
-from kvactor.web.connection import connection_of
+from kvactor.web.connection import connection_of, origin_of
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.guard import Form, RequestGuard
 from kvactor.web.http import NO_PARAMETERS, Exchange, NoRoute, Request, Response
@@ -94,6 +94,10 @@ class _Stream:
                         if len(piece) > SMALL:
                             await self._turnstile.pass_through()
                         await self._response.write(piece[start : start + CHUNK_SIZE])
+        except ConnectionError as error:
+            # As in `send`: its frames and what they wait for hold each other, and the text.
+            error.__traceback__ = None
+            raise
         finally:
             self._lease.release()
 
@@ -182,12 +186,11 @@ class Dispatcher:
 
         async def dispatch(source: web.Request) -> web.StreamResponse:
             began, unread = clock(), False
-            connection: Any = source._protocol
+            connection, head = origin_of(source)
             client = getattr(connection, "client", nobody)
             lease, head_lease = Lease(account, client), None
             try:
                 try:
-                    head = source._message  # each of aiohttp's properties would be a call
                     if client is not nobody and connection.large_head:
                         head_lease = connection.head_held(head)
                     target, headers = head.path, head.headers
@@ -251,7 +254,7 @@ class Dispatcher:
             try:
                 try:
                     if connection is not None and connection.large_head:
-                        head_lease = connection.head_held(source._message)
+                        head_lease = connection.head_held(origin_of(source)[1])
                     check(source.version, source.raw_path, source.headers, form)
                     request = Request(
                         source.method, source.raw_path, source.headers, b"", source.match_info

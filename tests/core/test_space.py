@@ -122,7 +122,7 @@ def reading(disk: int, tree: FreePages) -> FreeSpace:
 
 def test_p8_free_pages_of_the_tree_are_free_space() -> None:
     half = FLOOR // 2
-    space = Space(FLOOR, 4 * FLOOR, reading(half, FreePages(half + 200_000)))
+    space = Space(FLOOR, reading(half, FreePages(half + 200_000)))
     assert space.has_room(load(200_000))
     assert space.left(load(200_000)) == FLOOR
     assert not space.has_room(load(200_001))
@@ -131,14 +131,14 @@ def test_p8_free_pages_of_the_tree_are_free_space() -> None:
 
 def test_p8_free_pages_of_the_journal_are_for_the_journal_alone() -> None:
     full = FreeSpace(FLOOR - 1, FreePages(1 << 40), FreePages())
-    assert not Space(FLOOR, 4 * FLOOR, full).has_room(NOTHING)
+    assert not Space(FLOOR, full).has_room(NOTHING)
 
 
 def test_p8_a_write_leaves_half_of_the_floor_on_the_disk_if_free_pages_may_be_scattered() -> None:
     scattered, size = FreePages(4 * FLOOR, pieces=4 * FLOOR // 100_000), 100_000
     enough = FLOOR // 2 + size
-    assert Space(FLOOR, 4 * FLOOR, reading(enough, scattered)).has_room(load(size))
-    space = Space(FLOOR, 4 * FLOOR, reading(enough - 1, scattered))
+    assert Space(FLOOR, reading(enough, scattered)).has_room(load(size))
+    space = Space(FLOOR, reading(enough - 1, scattered))
     assert not space.has_room(load(size))
     assert space.left(load(size)) == FLOOR - 1
     # Small rows find a page anywhere, and so do deletions.
@@ -147,8 +147,8 @@ def test_p8_a_write_leaves_half_of_the_floor_on_the_disk_if_free_pages_may_be_sc
 
 def test_p8_a_write_that_certainly_finds_free_pages_leaves_an_eighth_of_the_floor() -> None:
     emptied = FreePages(4 * FLOOR, pieces=8)
-    assert Space(FLOOR, 4 * FLOOR, reading(FLOOR // 8, emptied)).has_room(load(100_000))
-    assert not Space(FLOOR, 4 * FLOOR, reading(FLOOR // 8 - 1, emptied)).has_room(load(100_000))
+    assert Space(FLOOR, reading(FLOOR // 8, emptied)).has_room(load(100_000))
+    assert not Space(FLOOR, reading(FLOOR // 8 - 1, emptied)).has_room(load(100_000))
 
 
 @pytest.mark.parametrize("pieces", [1, 7, 100])
@@ -242,7 +242,7 @@ def test_history_is_bounded_by_its_bytes() -> None:
 
 
 def test_without_a_floor_nothing_is_refused() -> None:
-    space = Space(0, 0, FreeSpace(0))
+    space = Space(0, FreeSpace(0))
     space.take(1000)
     assert space.has_room(load(1000))
     assert space.has_reserve(load(1000))

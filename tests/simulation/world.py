@@ -38,7 +38,7 @@ LONG = 8.0
 LOGGERS = ("kvactor", "aiohttp", "asyncio")
 
 #: What the server may warn of though nothing is wrong with it.
-HARMLESS = ("the shared transaction",)
+HARMLESS = ("the shared transaction", "writes are refused (507)")
 
 
 class SimulatedListener:

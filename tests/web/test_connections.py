@@ -4,6 +4,7 @@
 
 import asyncio
 import errno
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -203,6 +204,23 @@ async def test_a_client_that_does_not_read_its_response_is_disconnected(
     await until(lambda: actor.metrics.connections == 0)
     # The kernel does not keep the rest, either: the client is told at once, though it does not read.
     await until(lambda: reader.error == errno.ECONNRESET)
+
+
+@pytest.mark.parametrize("settings", [Settings(write_timeout=0.05)])
+@pytest.mark.parametrize("data", [message("GET", PAGE), STREAM], ids=["page", "stream"])
+async def test_a_lost_connection_leaves_nothing_to_the_collector(
+    server: Server, actor: StoreActor, reader: Reader, data: bytes
+) -> None:
+    await fill(server)
+    gc.collect()
+    gc.disable()
+    try:
+        await reader.ask(server, data)
+        await until(lambda: actor.metrics.slow_clients_disconnected == 1)
+        await until(lambda: actor.metrics.subscribers() == actor.metrics.connections == 0)
+        assert not [one for one in gc.get_objects() if isinstance(one, ConnectionError)]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("settings", [Settings(write_timeout=0.05)])

@@ -101,7 +101,7 @@ class Writer:
             self._journal.append(revisions, lambda error: post(Flushed(head, error)))
         else:
             self._journal.append(
-                revisions, lambda error: post(Flushed(head, error, self._read_space()))
+                revisions, lambda error: post(Flushed(head, error, self._read_space(error)))
             )
 
     def flushed(self, message: Flushed) -> Sequence[Revision]:
@@ -139,7 +139,7 @@ class Writer:
         self._tree.fold(
             self._store.freeze(),
             self._store.revision,
-            lambda error: post(Folded(error, self._read_space())),
+            lambda error: post(Folded(error, self._read_space(error))),
         )
 
     def folded(self, message: Folded) -> None:
@@ -170,7 +170,7 @@ class Writer:
         if may_forget != self._forgotten:
             admission.forgetting, self._forgotten, post = True, may_forget, self._post
             self._journal.trim(*may_forget)
-            self._journal.forget(lambda more, error: post(Forgot(more, error, self._read_space())))
+            self._journal.forget(lambda more, error: post(Forgot(more, error, self._read_space(error))))
 
     def forgot(self, message: Forgot) -> None:
         """Take note of what was forgotten, and go on if there is more. Raises `StorageFailed`."""
@@ -184,10 +184,13 @@ class Writer:
 
     # -- free space --
 
-    def _read_space(self) -> FreeSpace | None:
+    def _read_space(self, error: BaseException | None) -> FreeSpace | None:
+        """Read the free space, unless there was an error: then nothing more is asked of the disk."""
+        if error is not None:
+            return None
         try:
             return read_space(self._journal, self._tree)
-        except OSError:
+        except Exception:  # noqa: BLE001 -- whoever waits for the flush or the fold has to hear of it
             return None  # the next tick tells of it
 
     def _note_space(self, reading: FreeSpace | None) -> None:

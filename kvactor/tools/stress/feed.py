@@ -144,7 +144,8 @@ async def _events(stream: AsyncEventStream, events: list[FeedEvent], since: int)
     """Collect events until the stream ends; return the revision to resume from."""
     if await stream.status == HTTPStatus.GONE:
         raise Behind(f"a follower is behind the history that is kept, at revision {since}")
-    while (event := await stream.receive()) is not None:
-        events.append(feed_event(msgspec.json.decode(event.data)))
-        since = int(event.id)
+    with suppress(ConnectionError):  # what has come before is not asked for again
+        while (event := await stream.receive()) is not None:
+            events.append(feed_event(msgspec.json.decode(event.data)))
+            since = int(event.id)
     return since

@@ -122,6 +122,8 @@ class Life:
         self._world.disk.crash()
 
     def _die(self, how: str) -> None:
+        if not self.process.alive:
+            return  # it was killed in the moment in which it had ended
         self._world.loop.note(f"{self.process.name} {how}")
         self.process.alive = False
         self._world.network.lose(self.process)

@@ -110,6 +110,7 @@ def test_a_stop_begins_once_what_was_accepted_before_it_is_done(
 def test_when_the_transaction_with_priority_ends_others_go_on_without_another_message() -> None:
     harness = OwnerHarness()
     with_priority(harness)
+    harness.settle()
     parked = harness.send(put(b"hot"))
     assert not parked.answered
     harness.ask(Drop("t"))

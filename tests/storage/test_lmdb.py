@@ -12,13 +12,14 @@ import lmdb
 import pytest
 
 from kvactor.core.records import NEVER, TOMBSTONE, encode
-from kvactor.core.work import UNCHARGED
+from kvactor.core.work import BYTES, UNCHARGED, Work
 from kvactor.errors import (
     DataDamaged,
     DataDirectoryError,
     DirectoryInUse,
     FormatUnsupported,
     RecordDamaged,
+    RequestTooExpensive,
 )
 from kvactor.storage.directory import FORMAT, open_directory
 from kvactor.storage.environment import open_environment
@@ -328,3 +329,13 @@ def test_a_link_in_the_place_of_the_formats_draft_is_removed_and_not_followed(tm
     open_directory(data, MAP_SIZE).close()
     assert other.read_text() == "untouched"
     assert not (data / "FORMAT").is_symlink()
+
+
+def test_p8_a_value_is_charged_before_it_is_read(tmp_path: Path) -> None:
+    tree = LmdbTree(tmp_path, MAP_SIZE)
+    large = record(b"a", bytes(100 * BYTES))
+    fold(tree, {b"a": large}, 1)
+    assert tree.get(b"a", Work(110)) == large
+    with pytest.raises(RequestTooExpensive):
+        tree.get(b"a", Work(90))
+    tree.close()

@@ -30,7 +30,7 @@ MUTANTS: Final = (
                 replace="pass",
             ),
         ),
-        killed_by=("tests/storage/test_contract.py",),
+        killed_by=("tests/storage/test_lmdb.py::test_p8_a_value_is_charged_before_it_is_read",),
     ),
     Mutant(
         "p8-lookups-are-free",

@@ -106,10 +106,7 @@ class Scheduler:
             self._turn, waited_until = turns.next()
             self._handle(self._turn, waited_until)
         self._turn = None
-        if turns.size or self._running is not None:
-            return True
-        # The one with priority may have ended just now.
-        return bool(self._parked) and not priority.held(now)
+        return turns.size > 0 or self._running is not None
 
     @property
     def backlog(self) -> int:

@@ -37,19 +37,6 @@ MUTANTS: Final = (
         killed_by=("tests/core/test_priority.py",),
     ),
     Mutant(
-        "p8-the-end-of-priority-is-noticed-late",
-        "What waits for the transaction with priority goes on with the next message of anybody's.",
-        edits=(
-            Edit(
-                _SCHEDULER,
-                "Scheduler.run",
-                find="bool(self._parked) and not priority.held(now)",
-                replace="False",
-            ),
-        ),
-        killed_by=_TESTS,
-    ),
-    Mutant(
         "p8-clients-are-never-forgotten",
         "A client that has had to wait once is kept, with its debt, for good.",
         edits=(

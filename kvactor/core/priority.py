@@ -61,12 +61,14 @@ class Priority:
         `priority_wait` after the last request.
         """
         holder = self.holder
-        return 0 if holder is None else min(self._until, holder.last_used + self.wait)
+        if holder is None or holder.state is not State.OPEN:
+            return 0
+        return min(self._until, holder.last_used + self.wait)
 
     def held(self, now: int) -> bool:
         """Has an open transaction priority?"""
         holder = self.holder
-        if holder is not None and (holder.state is not State.OPEN or now >= self.until):
+        if holder is not None and now >= self.until:
             self.holder = holder = None
         return holder is not None
 

@@ -117,6 +117,24 @@ def test_when_the_transaction_with_priority_ends_others_go_on_without_another_me
     assert parked.answered
 
 
+def test_when_the_transaction_with_priority_ends_in_its_turn_others_go_on_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    harness = OwnerHarness()
+    with_priority(harness)
+    harness.settle()
+    parked = harness.send(put(b"hot"))
+    monkeypatch.setattr(scheduler, "DRAIN_SIZE", 1)
+    _, ended = Clients(harness).send(("a", get(b"k")), ("b", Drop("t")))
+    assert not ended.answered
+    harness.settle()
+    assert ended.answered
+    assert not parked.answered
+    assert harness.owner.scheduler.wake_at <= harness.now
+    harness.tell(TICK)
+    assert parked.answered
+
+
 def test_what_a_batch_has_read_before_it_waited_is_not_counted_twice() -> None:
     harness = OwnerHarness()
     harness.ask(put(b"large", bytes(100_000)))

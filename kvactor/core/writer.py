@@ -128,7 +128,7 @@ class Writer:
             memtable.size >= limit
             or memtable.grown >= limit * rewrites
             or memtable.tombstones >= MAX_TOMBSTONES
-            or (not self._admission.plenty and self._admission.fold_is_due)
+            or self._admission.fold_is_due
         )
         if full and not self._store.folding and self._admission.can_fold():
             self._fold()

@@ -15,7 +15,7 @@ from kvactor.tools.hostile.__main__ import INCONCLUSIVE, MISSED, OK, attacks
 from kvactor.tools.hostile.attacks import HONEST
 from kvactor.tools.hostile.contention import HOT, Contended
 from kvactor.tools.hostile.report import COLUMNS, HEAD, MEMORY, REMAINS, broken, missed, row
-from kvactor.tools.hostile.run import Measured
+from kvactor.tools.hostile.run import Measured, VictimsFailed
 from kvactor.tools.hostile.target import SOURCE, Target
 from kvactor.tools.hostile.victims import Latencies
 
@@ -134,7 +134,7 @@ class Script:
         (Script(QUIET, a=measured(alive=False), b=MET), MISSED),
         (Script(QUIET, QUIET, a=NOISY, b=MET), MISSED),
         (Script(QUIET, NOISY, a=NOISY, b=MET), INCONCLUSIVE),
-        (Script(QUIET, NOISY, QUIET, a=NOISY, b=NOISY), MISSED),
+        (Script(QUIET, QUIET, a=NOISY, b=NOISY), MISSED),
         (Script(QUIET, NOISY, a=NOISY, b=measured(alive=False)), MISSED),
     ],
 )
@@ -149,9 +149,34 @@ def test_the_table_begins_with_its_duration_and_says_when_the_machine_may_be_to_
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("2 attacks, about 45 s")
     assert [line.split()[0] for line in lines] == [
-        *("attack", "goal", "nothing", "attack", "attack"),
-        *("inconclusive:", "attack"),  # a has missed, and so does nothing; b is ok
+        *("attack", "goal", "nothing", "attack", "attack", "attack"),
+        "inconclusive:",  # a has missed, and so does nothing; b is ok
     ]
+
+
+def test_nothing_is_measured_again_after_every_ten_attacks_of_which_one_has_missed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plans = [["a"]] * 12 + [["b"]] * 10
+    assert attacks(plans, 1.0, Script(QUIET, QUIET, NOISY, a=NOISY, b=MET)) == MISSED
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[3:]]
+    assert names.count("nothing") == 2
+    assert names[11] == "nothing"
+    assert names[-4] == "attack"
+
+
+def test_an_attack_whose_victims_fail_has_no_row_and_the_others_go_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def attack(names: Sequence[str], seconds: float) -> Measured:
+        if names == ["a"]:
+            raise VictimsFailed("the victims have ended with status -9")
+        return measured(name="+".join(names) or "nothing")
+
+    assert attacks([["a"], ["b"]], 1.0, attack) == INCONCLUSIVE
+    *_, failed, last = capsys.readouterr().out.splitlines()
+    assert failed == "inconclusive: a: the victims have ended with status -9"
+    assert last.split()[0] == "b"
 
 
 def test_honest_clients_miss_no_goal() -> None:

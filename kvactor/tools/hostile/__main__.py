@@ -15,12 +15,18 @@ from typing import Final
 from kvactor.tools.hostile.attacks import ATTACKS, HONEST
 from kvactor.tools.hostile.contention import GOALS, contend, lines
 from kvactor.tools.hostile.report import COLUMNS, HEAD, broken, missed, row
-from kvactor.tools.hostile.run import Measured, attack
+from kvactor.tools.hostile.run import Measured, VictimsFailed, attack
 
 CONTENTION: Final = "contention"
 
 #: Seconds that an attack takes beside its own, about.
 AROUND: Final = 10.0
+
+#: Seconds for which "nothing" is measured, at most.
+FLOOR: Final = 5.0
+
+#: Attacks after which "nothing" is measured again, if one of them has missed a goal.
+GROUP: Final = 10
 
 #: The exit statuses.
 OK, MISSED, INCONCLUSIVE = 0, 1, 2
@@ -70,26 +76,33 @@ def attacks(
     duration = (len(plans) + 1) * (seconds + AROUND)
     print(f"{len(plans)} attacks, about {duration:.0f} s; --help explains the columns and the goals")
     print(HEAD)
-    floor = attack([], seconds)
+    floor = attack([], min(seconds, FLOOR))
     print(row(floor), flush=True)
     if missed(floor):
         print("inconclusive: the victims miss the goals without any attack")
         return INCONCLUSIVE
     found = {OK}
-    for plan in plans:
-        measured = attack(plan, seconds)
-        judged = not set(plan) & set(HONEST)
-        print(row(measured, judged=judged), flush=True)
-        if not judged or not missed(measured):
-            continue
-        if broken(measured):
-            found.add(MISSED)
-            continue
-        floor = attack([], seconds)
-        print(row(floor), flush=True)
-        if missed(floor):
-            print(f"inconclusive: the machine, not {measured.name}, may be to blame")
-        found.add(INCONCLUSIVE if missed(floor) else MISSED)
+    for first in range(0, len(plans), GROUP):
+        doubtful = []
+        for plan in plans[first : first + GROUP]:
+            try:
+                measured = attack(plan, seconds)
+            except VictimsFailed as error:
+                print(f"inconclusive: {'+'.join(plan)}: {error}", flush=True)
+                found.add(INCONCLUSIVE)
+                continue
+            judged = not set(plan) & set(HONEST)
+            print(row(measured, judged=judged), flush=True)
+            if judged and broken(measured):
+                found.add(MISSED)
+            elif judged and missed(measured):
+                doubtful.append(measured.name)
+        if doubtful:
+            floor = attack([], min(seconds, FLOOR))
+            print(row(floor), flush=True)
+            if missed(floor):
+                print(f"inconclusive: the machine, not {', '.join(doubtful)}, may be to blame")
+            found.add(INCONCLUSIVE if missed(floor) else MISSED)
     return MISSED if MISSED in found else max(found)
 
 

@@ -41,7 +41,7 @@ goals by their names under "missed":
 More goals: no request of the victims' fails (victims); each attack reaches the server in the second
 half of its time (attacked); less than {LOG / 1000:g} kB of log for each second (log); and the server
 answers afterwards (alive). Latencies and "served" depend on the machine: so "nothing" is measured
-first, and again after each attack that misses only those.
+first, and again after every ten attacks of which one misses only those.
 """
 
 

@@ -49,10 +49,14 @@ class Measured(msgspec.Struct):
     unreached: list[str] = []
 
 
+class VictimsFailed(Exception):
+    """The victims' process has ended without its report."""
+
+
 def attack(names: Sequence[str], seconds: float, environ: Mapping[str, str] | None = None) -> Measured:
     """Start a server, attack it for so many seconds with all attacks at once, and measure.
 
-    Raises `ServerFailed`.
+    Raises `ServerFailed` and `VictimsFailed`.
     """
     with serving(environ) as server:
         return _measure(server, names, seconds)
@@ -103,6 +107,8 @@ def _measure(server: ServerProcess, names: Sequence[str], seconds: float) -> Mea
             one.result()
     output, _ = victims.communicate(timeout=seconds + 120)
     peak = sampler.stop()
+    if victims.returncode:
+        raise VictimsFailed(f"the victims have ended with status {victims.returncode}")
     time.sleep(AFTERWARDS)
     return Measured(
         "+".join(names) or "nothing",

@@ -89,13 +89,7 @@ def serving(environ: Mapping[str, str] | None = None) -> Iterator[ServerProcess]
 def _measure(server: ServerProcess, names: Sequence[str], seconds: float) -> Measured:
     idle = anonymous(server.pid)
     sampler = _Sampler(server.pid)
-    victims = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "kvactor.tools.hostile.victims"),
-            *(server.host, str(server.port), str(seconds + 2 * BEFORE)),
-        ],
-        stdout=subprocess.PIPE,
-    )
+    victims = ThreadPoolExecutor(1).submit(_victims, server, seconds + 2 * BEFORE)
     time.sleep(BEFORE)
     targets = [Target(server.host, server.port, seconds) for _ in names]
     known = {**ATTACKS, **HONEST}
@@ -105,15 +99,15 @@ def _measure(server: ServerProcess, names: Sequence[str], seconds: float) -> Mea
             for name, target in zip(names, targets, strict=True)
         ]:
             one.result()
-    output, _ = victims.communicate(timeout=seconds + 120)
-    peak = sampler.stop()
-    if victims.returncode:
-        raise VictimsFailed(f"the victims have ended with status {victims.returncode}")
+    try:
+        latencies = victims.result()
+    finally:
+        peak = sampler.stop()
     time.sleep(AFTERWARDS)
     return Measured(
         "+".join(names) or "nothing",
         seconds,
-        msgspec.json.decode(output, type=Latencies),
+        latencies,
         idle,
         peak,
         anonymous(server.pid),
@@ -122,6 +116,24 @@ def _measure(server: ServerProcess, names: Sequence[str], seconds: float) -> Mea
         _answers(Target(server.host, server.port, 0)),
         [name for name, target in zip(names, targets, strict=True) if not target.reached],
     )
+
+
+def _victims(server: ServerProcess, seconds: float) -> Latencies:
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "kvactor.tools.hostile.victims"),
+            *(server.host, str(server.port), str(seconds)),
+        ],
+        stdout=subprocess.PIPE,
+        timeout=seconds + 120,
+        check=False,
+    )
+    try:
+        return msgspec.json.decode(ended.stdout, type=Latencies)
+    except msgspec.DecodeError as error:
+        raise VictimsFailed(
+            f"the victims have ended with status {ended.returncode}: {error}"
+        ) from error
 
 
 def _attack(one: Attack, target: Target) -> None:

@@ -21,7 +21,7 @@ import uvloop
 import kvactor
 from kvactor import failpoints
 from kvactor.cli.deadline import ExitDeadline
-from kvactor.cli.heap import return_large_pieces
+from kvactor.cli.heap import keep_small, return_large_pieces
 from kvactor.failpoints import Failpoint
 from kvactor.server import Server, TcpListener
 from kvactor.settings import Settings, service_links
@@ -79,6 +79,7 @@ async def serve(storage: Storage, settings: Settings, where: str, deadline: Exit
     # What is alive now lives as long as the server: the garbage collector need not look at it again.
     gc.collect()
     gc.freeze()
+    keep_small()
     sys.stdout.write(
         f"kvactor {kvactor.__version__} ready at {_url(*listener.address)}, {where}, "
         f"revision {server.actor.revision}\n"

@@ -445,4 +445,19 @@ MUTANTS: Final = (
         ),
         killed_by=("tests/web/test_origins.py",),
     ),
+    Mutant(
+        "p8-free-pages-go-back-once",
+        "Free pages of the heap go back to the system at the start alone.",
+        edits=(
+            Edit(
+                "kvactor/cli/heap.py",
+                "keep_small",
+                find="asyncio.get_running_loop().call_later(PAUSE, keep_small)",
+                replace="pass",
+            ),
+        ),
+        killed_by=(
+            "tests/cli/test_heap.py::test_free_pages_go_back_again_and_again_while_the_loop_runs",
+        ),
+    ),
 )

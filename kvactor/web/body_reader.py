@@ -19,7 +19,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: What a read raises: the parser's, aiohttp's when the client is gone, and the connection's.
 _FAILURES = (web.RequestPayloadError, ConnectionError, KvactorError)
 
-_broken_off = Digest(logging.getLogger(__name__), "a body was broken off")
+log = logging.getLogger(__name__)
 
 
 class BodyReader:
@@ -31,6 +31,7 @@ class BodyReader:
         self._timeout = settings.body_timeout
         self._maximum = settings.max_body_size
         self._deadlines = deadlines
+        self._broken_off = Digest(log, "a body was broken off")
 
     def arrived(self, request: web.Request, lease: Lease) -> bytes | None:
         """Return the body if it is there already, as that of a small request is, or None.
@@ -45,7 +46,7 @@ class BodyReader:
         try:
             body = content.read_nowait()
         except _FAILURES as error:
-            raise _broken(request, error) from None
+            raise self._broken(request, error) from None
         if len(body) > self._maximum:
             raise self._too_large()
         if len(body) > SMALL:
@@ -80,12 +81,12 @@ class BodyReader:
         except TimeoutError:
             error = content.exception()
             if error is not None:
-                raise _broken(request, error) from None
+                raise self._broken(request, error) from None
             if self._deadlines.must_end:
                 raise Stopping("The server is shutting down. Nothing was done.") from None
             raise BodyTimeout(f"The body has not arrived within {self._timeout:g} s.") from None
         except _FAILURES as error:
-            raise _broken(request, error) from None
+            raise self._broken(request, error) from None
         finally:
             if connection is not None:
                 connection.is_read()
@@ -96,13 +97,12 @@ class BodyReader:
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The body is larger than max_body_size allows: {self._maximum} bytes.")
 
-
-def _broken(request: web.Request, error: BaseException) -> KvactorError:
-    """Return the outcome for a body whose read has raised `error`."""
-    # It leads to the body, and the reader keeps the error: a cycle.
-    error.__traceback__ = None
-    if isinstance(error, KvactorError):
-        return type(error)(*error.args)
-    text = shown(" ".join(str(error).split()))
-    _broken_off.add(f"{request.method} {shown(request.raw_path)}: {text}")
-    return InvalidRequest(f"The body cannot be read: {text}")
+    def _broken(self, request: web.Request, error: BaseException) -> KvactorError:
+        """Return the outcome for a body whose read has raised `error`."""
+        # It leads to the body, and the reader keeps the error: a cycle.
+        error.__traceback__ = None
+        if isinstance(error, KvactorError):
+            return type(error)(*error.args)
+        text = shown(" ".join(str(error).split()))
+        self._broken_off.add(f"{request.method} {shown(request.raw_path)}: {text}")
+        return InvalidRequest(f"The body cannot be read: {text}")

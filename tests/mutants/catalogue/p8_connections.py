@@ -87,7 +87,7 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/web/body_reader.py",
-                "_broken",
+                "BodyReader._broken",
                 find="error.__traceback__ = None",
                 replace="",
             ),

@@ -47,8 +47,10 @@ ADAPTERS = tuple(
         "body_reader",
         "connection",
         "dispatcher",
+        "ending",
         "guard",
         "logs",
+        "parts",
         "server",
     )
 )

@@ -1,5 +1,5 @@
-"""One connection: what is done with the bytes that arrive, and how it ends. With `server`, all code
-that relies on aiohttp's internals, but for two attributes of a request in `dispatcher`.
+"""One connection: what is done with the bytes that arrive. With `ending`, `parts` and `server`, all
+code that relies on aiohttp's internals, but for two attributes of a request in `dispatcher`.
 
 The rule: what a connection holds has a bound, and counts in the account of memory before it is held.
 `Connection.data_received` alone decides about a chunk:
@@ -8,24 +8,16 @@ The rule: what a connection holds has a bound, and counts in the account of memo
   `SMALL` bytes is counted by the request, until its response is sent.
 - A body that arrives in pieces is counted on the lease of the request that reads it, before that on the
   connection's.
-- What may have chunks of a body in it is parsed in parts, one of all connections in a turn of the loop:
-  aiohttp has several calls for each chunk, and 256 KiB may hold 40,000 of them. What is not parsed yet
-  counts, and reading pauses.
+- What may have chunks of a body in it is parsed in parts (`parts`).
 - Bytes behind an unhandled request count. At most `QUEUE` requests are parsed ahead; reading pauses
   until the last of them is being handled.
-- After something that is refused, nothing more is parsed or kept: it is dropped, up to a bound in bytes
-  and time, so that a client that is still sending can read why.
 
 A connection from which nothing is read does not learn that its client is gone: `server` looks after
-those once a second. A client that has sent its request and then ends its side (a half-closed
-connection) gets its response.
+those once a second.
 """
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from http import HTTPStatus
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, Final, Protocol, cast
 
@@ -33,17 +25,12 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import _ErrInfo
 
 from kvactor.core.memory import SMALL, Lease, MemoryAccount
-from kvactor.errors import InvalidRequest, KvactorError, Overloaded
-from kvactor.web.aiohttp_response import send, to_aiohttp
-from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
+from kvactor.errors import InvalidRequest, Overloaded
 from kvactor.web.logs import shown
-from kvactor.web.steps import Turnstile
-from kvactor.web.waits import WAITS, Waits
-
-log = logging.getLogger(__name__)
+from kvactor.web.parts import PartsHandler, Turns
+from kvactor.web.waits import WAITS
 
 #: Bytes of one request's head, all lines together.
 MAX_HEAD: Final = 64 * 1024
@@ -52,43 +39,11 @@ MAX_HEAD: Final = 64 * 1024
 #: arrived.
 QUEUE: Final = 2
 
-#: For how many seconds, and bytes, a connection drops what a client still sends after its refusal.
-LINGER: Final = 2.0
-LINGER_SIZE: Final = 64 * 1024 * 1024
 
-#: Bytes of chunked bodies that are parsed at a time: about 5 milliseconds at worst.
-PART: Final = 8 * 1024
-
-
-class GracefulHandler(web.RequestHandler):
-    """A connection that a stop waits for only while it handles a request.
-
-    A stop would also wait for one of aiohttp's own if its task has not begun yet, or while it drops
-    the rest of a body. From a stop on, what arrives is dropped: a client that is still sending has to
-    read its response though sending fails.
-    """
-
-    __slots__ = ()
-
-    async def shutdown(self, timeout: float | None = 15.0) -> None:
-        """See aiohttp: let the request finish within so many seconds, and close."""
-        # A request that has come by now takes two turns of the loop until its handler begins. One was
-        # that of the task that this runs in.
-        await asyncio.sleep(0)
-        if self._task_handler is not None and not self._request_in_progress:
-            self._task_handler.cancel()
-        await super().shutdown(timeout)
-
-
-class ConnectionServer(Protocol):
+class ConnectionServer(Turns, Protocol):
     """What connections have in common."""
 
     account: MemoryAccount
-    turnstile: Turnstile
-
-    @property
-    def revision(self) -> int:
-        """The newest durable revision, for responses."""
 
     def ended(self, connection: "Connection") -> None:
         """Forget a connection."""
@@ -105,42 +60,21 @@ class ConnectionServer(Protocol):
     def resumed(self, connection: "Connection") -> None:
         """Reading goes on, or the connection has ended."""
 
-    def refused(self, error: KvactorError) -> None:
-        """Count and log a request that could not be read."""
 
-
-class Connection(GracefulHandler):
+class Connection(PartsHandler):
     """A connection of a client, and what it holds."""
 
-    __slots__ = (
-        "__weakref__",
-        "_address",
-        "_arriving",
-        "_at_once",
-        "_chunked",
-        "_counting",
-        "_dropped",
-        "_head",
-        "_held_back",
-        "_lease",
-        "_lingering",
-        "_parts",
-        "_server",
-        "_unparsed",
-        "_waits_for_turn",
-        "client",
-        "large_head",
-        "since",
-        "unsent",
-        "waits",
-    )
+    __slots__ = ("__weakref__", "_address", "_counting", "client", "large_head", "since", "unsent")
+
+    _server: ConnectionServer
 
     def __init__(self, server: ConnectionServer, manager: web.Server, **limits: Any) -> None:
-        loop = asyncio.get_running_loop()
-        super().__init__(manager, loop=loop, **limits)
+        #: whose connection it is; nobody's, unless it is connected
+        self.client = server.account.nobody
+        super().__init__(server, Lease(server.account, self.client), manager, **limits)
         self._parser = HttpRequestParser(
             self,
-            loop,
+            self._loop,
             self._read_bufsize,
             max_line_size=self.max_line_size,
             max_field_size=self.max_field_size,
@@ -149,34 +83,14 @@ class Connection(GracefulHandler):
             auto_decompress=False,
             max_msg_queue_size=QUEUE,
         )
-        self._server = server
         self._address = ""
-        #: whose connection it is; nobody's, unless it is connected
-        self.client = server.account.nobody
         #: bytes that the client has not taken, and since when
         self.unsent = 0
         self.since = 0.0
-        self.waits = Waits()
-        #: bytes of a head under way
-        self._head = 0
         #: may the head of a request that has arrived be large?
         self.large_head = False
-        #: the body that has not arrived whole; it is that of the newest request
-        self._arriving: StreamReader | None = None
-        self._chunked = False
-        #: what the connection itself holds, and where a body under way is counted
-        self._lease = Lease(server.account, self.client)
+        #: where a body under way is counted
         self._counting = self._lease
-        #: a chunk of up to so many bytes is parsed at once; none while others wait
-        self._at_once = PART
-        #: what has arrived and has to be parsed in parts, and where it is counted
-        self._unparsed = memoryview(b"")
-        self._parts: Lease | None = None
-        self._waits_for_turn = False
-        #: Does it read no more until it has turned to the last request that has arrived?
-        self._held_back = False
-        self._dropped = 0
-        self._lingering: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
@@ -258,57 +172,6 @@ class Connection(GracefulHandler):
         if self._unparsed and not data:
             # aiohttp has read what was parsed, or the connection has turned to it.
             self._parse_part()
-
-    def _in_parts(self, data: bytes) -> bool:
-        """Parse a chunk in parts, if there may be chunks of a body in it."""
-        chunked = self._chunked and self._arriving is not None
-        if not (chunked or self._unparsed or self._head or b"chunked" in data.lower()):
-            return False
-        self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
-        self._parse_part()
-        return True
-
-    def _parse_part(self, turn: asyncio.Future[None] | None = None) -> None:
-        """Parse a part in a turn, and keep the others for later ones. It has waited for `turn`."""
-        if turn is not None:
-            self._waits_for_turn = False
-        if not self._unparsed:
-            return
-        if self._waits_for_turn or self._held_back or self._reading_paused:
-            self._keep_parts()
-            return
-        if turn is None and (turn := self._server.turnstile.enter()) is not None:
-            self._waits_for_turn = True
-            turn.add_done_callback(self._parse_part)
-            self._keep_parts()
-            return
-        part, self._unparsed = bytes(self._unparsed[:PART]), self._unparsed[PART:]
-        self._at_once = PART
-        self.data_received(part)
-        if self._unparsed:
-            self._parse_part()
-        else:
-            self._forget_parts()
-
-    def _keep_parts(self) -> None:
-        """Count what is not parsed yet, and read no more until it is."""
-        self._at_once = 0
-        if self._parts is None:
-            self._parts = self._lease.another()
-        if not self._buffer_paused:
-            self._pause_reading_for_buffer()
-        try:
-            self._parts.resize(len(self._unparsed))
-        except Overloaded as error:
-            self._refuse(error)
-
-    def _forget_parts(self) -> None:
-        self._unparsed, self._at_once = memoryview(b""), PART
-        if self._parts is not None:
-            self._parts.close()
-            self._parts = None
-        if self._buffer_paused and not self._held_back:
-            self._resume_reading_for_buffer()
 
     def _head_has_room(self, size: int) -> None:
         """Count bytes of a head under way."""
@@ -428,117 +291,7 @@ class Connection(GracefulHandler):
             if tail:
                 self.data_received(tail)
 
-    # -- the end --
-
-    def _malformed(self, error: KvactorError) -> None:
-        self._server.refused(error)
-        self._refuse(error)
-
-    def _refuse(self, error: KvactorError) -> None:
-        """Answer with an error once all requests before are answered; parse and keep nothing more."""
-        self._parser = None
-        self._head = 0
-        self._forget_parts()
-        self._lease.release()
-        if self._arriving is not None:
-            self._abandon(self._arriving, error)
-            return
-        self._request_count += 1
-        self._messages.append((_ErrInfo(HTTPStatus.BAD_REQUEST, error, ""), EMPTY_PAYLOAD))
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def _abandon(self, arriving: StreamReader, error: KvactorError) -> None:
-        """Let the request whose body arrives fail, and close the connection after it."""
-        self._parser = None
-        self._arriving = None
-        arriving.set_exception(error)
-        arriving.feed_eof()
-        message, _ = self._messages[-1] if self._messages else (None, None)
-        if isinstance(message, RawRequestMessage):
-            self._messages[-1] = (message._replace(should_close=True), arriving)
-        else:
-            self.close()
-
-    def _drop(self, size: int) -> None:
-        self._dropped += size
-        if self._dropped > LINGER_SIZE:
-            self._end_lingering()
-
-    async def linger(self) -> None:
-        """Drop what the client still sends, within bounds, after it was told all that there is to tell.
-
-        Closed with unread data, a connection is reset, and the client may not see the response.
-        """
-        transport = self.transport
-        self._parser = None
-        self._forget_parts()
-        if transport is None or transport.is_closing() or self._force_close or self.waits.client_gone:
-            return
-        with suppress(NotImplementedError, OSError, RuntimeError):
-            transport.write_eof()
-        self._dropped = 0
-        self._lingering = self._loop.create_future()
-        self._reading_paused = False
-        self._resume_reading_for_buffer()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER):
-                await self._lingering
-        self._lingering = None
-
-    def _end_lingering(self) -> None:
-        if self._lingering is not None and not self._lingering.done():
-            self._lingering.set_result(None)
-
-    async def shutdown(self, timeout: float | None = 15.0) -> None:
-        """See aiohttp and `GracefulHandler`."""
-        self._end_lingering()
-        await super().shutdown(timeout)
-
-    def eof_received(self) -> bool:  # type: ignore[override] # as asyncio's
-        """See asyncio: the client sends no more. True: it still gets a response."""
-        self._end_lingering()
-        waiter = self._waiter
-        idle = waiter is not None and not waiter.done()
-        if idle or not self._request_count or self._arriving is not None or self._lingering is not None:
-            return False
-        self.waits.leave()
-        self.close()
-        return True
-
-    # -- responses of aiohttp's own --
-
-    def _make_error_handler(
-        self, err_info: Any
-    ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-        async def refuse(request: web.BaseRequest) -> web.StreamResponse:
-            response = to_aiohttp(error_response("", err_info.exc, self._server.revision), 0)
-            response.force_close()
-            await send(request, response)
-            await self.linger()
-            return response
-
-        return refuse
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """See aiohttp: the response to a fault of the server's outside of the dispatcher."""
-        log.error("%s %s failed", request.method, shown(request.path), exc_info=exc)
-        if request.writer.output_size > 0:
-            raise ConnectionError("A part of the response is sent already.")
-        detail = "The server has made a mistake; its log says more."
-        error = HTTPStatus.INTERNAL_SERVER_ERROR
-        response = to_aiohttp(
-            status_response(request.path, self._server.revision, error, INTERNAL_ERROR, detail), 0
-        )
-        response.force_close()
-        return response
+    # -- what is written --
 
     def pause_writing(self) -> None:
         """See asyncio."""

@@ -1,5 +1,5 @@
-"""A server with connections of its own. With `connection`, all code that relies on aiohttp's internals,
-but for two attributes of a request in `dispatcher`.
+"""A server with connections of its own. With `connection`, `ending` and `parts`, all code that relies
+on aiohttp's internals, but for two attributes of a request in `dispatcher`.
 
 Slow readers are disconnected, connections over the limit get 503, and a stop waits only for requests in
 progress. No request pays for that: a connection is counted when it begins and when it ends, and
@@ -29,7 +29,8 @@ from kvactor.core.memory import MemoryAccount
 from kvactor.errors import KvactorError, TooManyConnections
 from kvactor.settings import Settings
 from kvactor.web.aiohttp_response import to_aiohttp
-from kvactor.web.connection import LINGER, Connection
+from kvactor.web.connection import Connection
+from kvactor.web.ending import LINGER
 from kvactor.web.errors import error_response
 from kvactor.web.limits import CHUNK_SIZE
 from kvactor.web.logs import AccessLogger, Digest

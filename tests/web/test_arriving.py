@@ -15,8 +15,10 @@ from aiohttp import web
 from kvactor.actor import StoreActor
 from kvactor.core.memory import SMALL, Lease, MemoryAccount
 from kvactor.settings import Settings
-from kvactor.web.connection import LINGER_SIZE, MAX_HEAD, PART, QUEUE
+from kvactor.web.connection import MAX_HEAD, QUEUE
+from kvactor.web.ending import LINGER_SIZE
 from kvactor.web.logs import LINES, SHOWN
+from kvactor.web.parts import PART
 from kvactor.web.server import ACCOUNT
 from tests.web.conftest import PATIENCE, Connection, Server, message
 from tests.web.test_connections import KiB, MiB, Wire, until, upload

@@ -46,8 +46,8 @@ MUTANTS: Final = (
         "A stop drops a request that came right before it.",
         edits=(
             Edit(
-                "kvactor/web/connection.py",
-                "GracefulHandler.shutdown",
+                "kvactor/web/ending.py",
+                "EndingHandler.shutdown",
                 find="await asyncio.sleep(0)",
                 replace="",
             ),
@@ -61,8 +61,8 @@ MUTANTS: Final = (
         "A stop cancels the requests that are being handled.",
         edits=(
             Edit(
-                "kvactor/web/connection.py",
-                "GracefulHandler.shutdown",
+                "kvactor/web/ending.py",
+                "EndingHandler.shutdown",
                 find="self._task_handler is not None and not self._request_in_progress",
                 replace="self._task_handler is not None",
             ),
@@ -80,8 +80,8 @@ MUTANTS: Final = (
         "reads.",
         edits=(
             Edit(
-                "kvactor/web/connection.py",
-                "GracefulHandler.shutdown",
+                "kvactor/web/ending.py",
+                "EndingHandler.shutdown",
                 find="""
                     if self._task_handler is not None and not self._request_in_progress:
                         self._task_handler.cancel()

@@ -6,6 +6,7 @@ from tests.mutants.edits import Edit
 from tests.mutants.mutant import Mutant
 
 _CONNECTION: Final = "kvactor/web/connection.py"
+_ENDING: Final = "kvactor/web/ending.py"
 _ARRIVING: Final = ("tests/web/test_arriving.py",)
 
 MUTANTS: Final = (
@@ -110,7 +111,7 @@ MUTANTS: Final = (
     Mutant(
         "p8-a-refused-connection-is-parsed-on",
         "After a malformed head, what follows is parsed, and each chunk is one more error.",
-        edits=(Edit(_CONNECTION, "Connection._refuse", find="self._parser = None", replace=""),),
+        edits=(Edit(_ENDING, "EndingHandler._refuse", find="self._parser = None", replace=""),),
         killed_by=_ARRIVING,
     ),
     Mutant(
@@ -118,8 +119,8 @@ MUTANTS: Final = (
         "A body whose rest is refused is waited for until body_timeout.",
         edits=(
             Edit(
-                _CONNECTION,
-                "Connection._refuse",
+                _ENDING,
+                "EndingHandler._refuse",
                 find="""
                     if self._arriving is not None:
                         self._abandon(self._arriving, error)
@@ -135,8 +136,8 @@ MUTANTS: Final = (
         "What a refused client still sends is dropped without a bound.",
         edits=(
             Edit(
-                _CONNECTION,
-                "Connection._drop",
+                _ENDING,
+                "EndingHandler._drop",
                 find="self._dropped > LINGER_SIZE",
                 replace="self._dropped < 0",
             ),

@@ -6,6 +6,7 @@ from tests.mutants.edits import Edit
 from tests.mutants.mutant import Mutant
 
 _CONNECTION: Final = "kvactor/web/connection.py"
+_PARTS: Final = "kvactor/web/parts.py"
 _STEPS: Final = "kvactor/web/steps.py"
 _ARRIVING: Final = ("tests/web/test_arriving.py",)
 _BATCH: Final = ("tests/web/v1/test_batch.py",)
@@ -99,8 +100,8 @@ MUTANTS: Final = (
         "Each connection parses a part in each turn of the loop, however many connections there are.",
         edits=(
             Edit(
-                _CONNECTION,
-                "Connection._parse_part",
+                _PARTS,
+                "PartsHandler._parse_part",
                 find="(turn := self._server.turnstile.enter()) is not None",
                 replace="(turn := Turnstile().enter()) is not None",
             ),
@@ -112,8 +113,8 @@ MUTANTS: Final = (
         "What has arrived and is not parsed yet does not count in the account of memory.",
         edits=(
             Edit(
-                _CONNECTION,
-                "Connection._keep_parts",
+                _PARTS,
+                "PartsHandler._keep_parts",
                 find="self._parts.resize(len(self._unparsed))",
                 replace="pass",
             ),

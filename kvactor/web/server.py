@@ -45,6 +45,9 @@ TURNSTILE = web.AppKey("turnstile", Turnstile)
 #: Seconds between two checks of slow clients, unless they have even less.
 SWEEP = 1.0
 
+#: Seconds for which a request may wait behind one that waits, such as a long poll.
+BEHIND = 2.0
+
 #: Seconds that a connection over the limit has to send its request: the response to that is 503.
 REFUSAL_TIMEOUT = 2.0
 
@@ -106,7 +109,8 @@ class Connections(web.Server):
         self._open: weakref.WeakSet[Connection] = weakref.WeakSet()
         # In the order in which they became slow, so that runs are alike (P9).
         self._slow: dict[Connection, asyncio.Transport] = {}
-        self._unread: dict[Connection, asyncio.Transport] = {}
+        #: connections that are not read from, and since when
+        self._unread: dict[Connection, tuple[asyncio.Transport, float]] = {}
         self._malformed = Digest(log, "a request was refused")
         self._pause = min(SWEEP, settings.write_timeout)
         self._sweeping = False
@@ -161,12 +165,13 @@ class Connections(web.Server):
 
     def paused(self, connection: Connection, transport: asyncio.Transport) -> None:
         """Look whether the client is still there, until reading goes on."""
-        self._unread[connection] = transport
+        self._unread[connection] = transport, self._loop.time()
         self._begin_sweeping()
 
     def resumed(self, connection: Connection) -> None:
         """Reading goes on."""
         self._unread.pop(connection, None)
+        connection.waits.hurried = False
 
     def _begin_sweeping(self) -> None:
         if not self._sweeping:
@@ -176,7 +181,7 @@ class Connections(web.Server):
     def _sweep(self) -> None:
         try:
             self._end_slow()
-            self._end_gone()
+            self._end_waits()
         finally:
             self._sweeping = bool(self._slow or self._unread)
             if self._sweeping:
@@ -196,11 +201,17 @@ class Connections(web.Server):
             self._actor.metrics.slow_clients_disconnected += disconnected
             log.info("slow clients disconnected: %d", disconnected)
 
-    def _end_gone(self) -> None:
-        for connection, transport in list(self._unread.items()):
+    def _end_waits(self) -> None:
+        """End what clients wait for that are gone, or whose next request has waited behind it for long:
+        that they are gone may show only once all that they have sent is read.
+        """
+        now = self._loop.time()
+        for connection, (transport, since) in list(self._unread.items()):
             if _has_left(transport):
                 self._unread.pop(connection, None)
                 connection.waits.leave()
+            elif now - since >= BEHIND:
+                connection.waits.hurry()
 
     # -- the end --
 

@@ -1,4 +1,6 @@
-"""Waits of requests: each has a limit in time, and ends when the server stops or its client is gone."""
+"""Waits of requests: each has a limit in time, and ends when the server stops, its client is gone, or
+the client's next request has waited behind it for long.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -9,16 +11,23 @@ from contextvars import ContextVar
 class Waits:
     """What one connection waits for. Once its client is gone, nothing is waited for any more."""
 
-    __slots__ = ("_under_way", "client_gone")
+    __slots__ = ("_under_way", "client_gone", "hurried")
 
     def __init__(self) -> None:
         self._under_way: list[asyncio.Timeout] = []
         #: Has the client gone, or said that it sends no more?
         self.client_gone = False
+        #: Have requests waited for long behind the one under way?
+        self.hurried = False
 
     def leave(self) -> None:
         """End what is waited for now, and every later wait at once."""
         self.client_gone = True
+        _end(self._under_way)
+
+    def hurry(self) -> None:
+        """End what is waited for now, and every later wait at once, until `hurried` is taken back."""
+        self.hurried = True
         _end(self._under_way)
 
     @contextmanager
@@ -37,7 +46,7 @@ WAITS: ContextVar[Waits] = ContextVar("WAITS")
 
 
 class Deadlines:
-    """Waits that have a limit, and that end when the server stops or their client is gone."""
+    """Waits that have a limit, and that end when the server stops or their connection's `Waits` end."""
 
     def __init__(self) -> None:
         # In the order in which they began, so that runs are alike (P9).
@@ -46,9 +55,9 @@ class Deadlines:
 
     @property
     def must_end(self) -> bool:
-        """Must this request end, because the server stops or its client is gone?"""
+        """Must this request wait for nothing more?"""
         waits = WAITS.get(None)
-        return self._stopped or (waits is not None and waits.client_gone)
+        return self._stopped or (waits is not None and (waits.client_gone or waits.hurried))
 
     @asynccontextmanager
     async def limit(self, seconds: float | None) -> AsyncIterator[None]:

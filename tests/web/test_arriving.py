@@ -313,6 +313,31 @@ async def test_a_client_that_cannot_be_looked_at_keeps_nobody_from_being_looked_
     await until(lambda: actor.metrics.connections == 0)
 
 
+@pytest.mark.parametrize("settings", [Settings(write_timeout=0.05)])
+@pytest.mark.parametrize("request_", [POLL, STREAM], ids=["long poll", "stream"])
+async def test_what_waits_too_long_behind_a_wait_ends_it_and_later_waits_go_on(
+    runner: web.AppRunner,
+    actor: StoreActor,
+    account: MemoryAccount,
+    monkeypatch: pytest.MonkeyPatch,
+    request_: bytes,
+) -> None:
+    monkeypatch.setattr("kvactor.web.server.BEHIND", 0.0)
+    client = Client(runner, request_)
+    await until(lambda: actor.metrics.subscribers() == 1)
+    client.receive(GET * 2)
+    await until(lambda: client.answers == 3)
+    await until(lambda: not client.paused)
+    assert account.used == actor.metrics.subscribers() == 0
+    client.receive(POLL)
+    await until(lambda: actor.metrics.subscribers() == 1)
+    await turns()
+    assert client.answers == 3
+    assert actor.metrics.subscribers() == 1
+    client.abort()
+    await until(lambda: actor.metrics.subscribers() == 0)
+
+
 @pytest.mark.parametrize("settings", [Settings(max_in_flight_size=100 * KiB)])
 async def test_what_is_behind_a_request_is_refused_without_memory_for_it(
     server: Server, runner: web.AppRunner, account: MemoryAccount, actor: StoreActor

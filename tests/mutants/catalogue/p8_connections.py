@@ -22,9 +22,35 @@ MUTANTS: Final = (
         edits=(
             Edit(
                 "kvactor/web/server.py",
-                "Connections._end_gone",
+                "Connections._end_waits",
                 find="connection.waits.leave()",
                 replace="",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-what-is-behind-a-wait-waits-as-long",
+        "A request behind a long poll waits, and is held, until the end of that.",
+        edits=(
+            Edit(
+                "kvactor/web/server.py",
+                "Connections._end_waits",
+                find="connection.waits.hurry()",
+                replace="pass",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-who-was-hurried-once-never-waits-again",
+        "After a request that waited behind another, each long poll of the connection ends at once.",
+        edits=(
+            Edit(
+                "kvactor/web/server.py",
+                "Connections.resumed",
+                find="connection.waits.hurried = False",
+                replace="pass",
             ),
         ),
         killed_by=_ARRIVING,
@@ -52,7 +78,7 @@ MUTANTS: Final = (
                 find="""
                     try:
                         self._end_slow()
-                        self._end_gone()
+                        self._end_waits()
                     finally:
                         self._sweeping = bool(self._slow or self._unread)
                         if self._sweeping:
@@ -60,7 +86,7 @@ MUTANTS: Final = (
                 """,
                 replace="""
                     self._end_slow()
-                    self._end_gone()
+                    self._end_waits()
                     self._sweeping = bool(self._slow or self._unread)
                     if self._sweeping:
                         self._loop.call_later(self._pause, self._sweep)

@@ -89,18 +89,19 @@ def serving(environ: Mapping[str, str] | None = None) -> Iterator[ServerProcess]
 def _measure(server: ServerProcess, names: Sequence[str], seconds: float) -> Measured:
     idle = anonymous(server.pid)
     sampler = _Sampler(server.pid)
-    victims = ThreadPoolExecutor(1).submit(_victims, server, seconds + 2 * BEFORE)
-    time.sleep(BEFORE)
-    targets = [Target(server.host, server.port, seconds) for _ in names]
     known = {**ATTACKS, **HONEST}
-    with ThreadPoolExecutor(len(names) or 1) as pool:
-        for one in [
-            pool.submit(_attack, known[name], target)
-            for name, target in zip(names, targets, strict=True)
-        ]:
-            one.result()
     try:
+        with ThreadPoolExecutor(1 + len(names)) as pool:
+            victims = pool.submit(_victims, server, seconds + 2 * BEFORE)
+            time.sleep(BEFORE)
+            targets = [Target(server.host, server.port, seconds) for _ in names]
+            attacks = [
+                pool.submit(_attack, known[name], target)
+                for name, target in zip(names, targets, strict=True)
+            ]
         latencies = victims.result()
+        for one in attacks:
+            one.result()
     finally:
         peak = sampler.stop()
     time.sleep(AFTERWARDS)

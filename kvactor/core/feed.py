@@ -2,9 +2,11 @@
 
 The rule: readers pull, and no revision is kept for any of them. The newest revisions, the tail, are in
 memory, once for all readers. The journal reads older ones in the background. So a slow reader
-costs nothing, and a reader that falls behind the history gets an error.
+costs nothing, and a reader that falls behind the history gets an error. A reader that waits for keys
+with a prefix costs a look at each flush, until there are some.
 """
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -30,6 +32,10 @@ MAX_READINGS = 64
 #: Readers that have gone away and are kept until the next tick: about so many, or half of all.
 SWEEP_AT = 100
 
+#: Keys of a flush that are sorted, so that readers that wait for others wait on: about half a
+#: millisecond. More of them answer all readers.
+MAX_SOUGHT = 2000
+
 #: What a reader asks for, where its answer goes, and what the answer holds.
 Waiting = tuple[Changes, ReplyTo, Lease]
 
@@ -51,22 +57,33 @@ class Feed:
         return len(self._waiting)
 
     def publish(self, revisions: Sequence[Revision]) -> Iterator[Waiting]:
-        """Take in revisions that are durable now, and return the readers that wait for them."""
+        """Take in revisions that are durable now, and return the readers that wait for them; the others
+        have passed them over.
+        """
         for revision in revisions:
             size = size_of(revision)
             self._tail.append((revision, size))
             self._size += size
         while len(self._tail) > TAIL or self._size > TAIL_SIZE:
             self._size -= self._tail.popleft()[1]
-        return self.release()
+        if not self._waiting or sum(len(one.changes) for one in revisions) > MAX_SOUGHT:
+            return self.release()
+        return self.release(sorted(key for one in revisions for key, _ in one.changes))
 
-    def release(self) -> Iterator[Waiting]:
-        """Yield the readers that wait; each is forgotten when the next is asked for. If an answer
-        raises, the owner fails, and `abandoned` returns that reader and those behind it.
+    def release(self, keys: Sequence[bytes] | None = None) -> Iterator[Waiting]:
+        """Yield the readers that wait, or those that wait for one of these keys, which are sorted. Each
+        is forgotten when the next is asked for. If an answer raises, the owner fails, and `abandoned`
+        returns that reader and those behind it.
         """
-        for _ in range(len(self._waiting)):
-            yield self._waiting[0]
-            self._waiting.popleft()
+        waiting = self._waiting
+        for _ in range(len(waiting)):
+            awaited = waiting[0][0].awaited
+            if keys is not None and awaited is not None and _lacks(keys, awaited.prefix):
+                awaited.since = self._tail[-1][0].number
+                waiting.rotate(-1)
+            else:
+                yield waiting[0]
+                waiting.popleft()
 
     def abandoned(self) -> list[Waiting]:
         """Return and forget every reader: the owner has failed."""
@@ -117,10 +134,10 @@ class Feed:
         Readers that ask for the same revisions share one reading.
         """
         message = reader[0]
-        readers = self._reading.setdefault(message.since, deque())
+        since = message.after
+        readers = self._reading.setdefault(since, deque())
         readers.append(reader)
         if len(readers) == 1:
-            since = message.since
 
             def done(found: list[Revision], error: BaseException | None) -> None:
                 post(HistoryRead(since, found, error))
@@ -160,6 +177,12 @@ class Feed:
                 details={"oldest": oldest},
             )
         return revisions
+
+
+def _lacks(keys: Sequence[bytes], prefix: bytes) -> bool:
+    """Does none of the keys, which are sorted, have the prefix?"""
+    at = bisect_left(keys, prefix)
+    return at == len(keys) or not keys[at].startswith(prefix)
 
 
 def take(revisions: Iterable[Revision], limit: int = REVISIONS_PER_READ) -> list[Revision]:

@@ -187,16 +187,32 @@ class Drop(Message[TransactionState], frozen=True):
 # -- the feed --
 
 
+class Awaited(msgspec.Struct, eq=False):
+    """What a reader of the feed waits for: keys with a prefix. `since` is the last revision that it has
+    read, or that was passed over while it waited.
+    """
+
+    prefix: bytes
+    since: int
+
+
 class Changes(Message[list[Revision]], frozen=True):
     """Read the durable revisions after `since`, in order, at most `limit` of them.
 
-    With `wait`, the answer waits for the next revision if there is none; it is empty when the server
-    stops. Raises `HistoryGone` and `RevisionInFuture`.
+    With `wait`, the answer waits for the next revision if there is none, and passes over those that
+    change nothing `awaited`. It is empty when the server stops. Raises `HistoryGone` and
+    `RevisionInFuture`.
     """
 
     since: int
     limit: int
     wait: bool = False
+    awaited: Awaited | None = None
+
+    @property
+    def after(self) -> int:
+        """The revision after which it reads now."""
+        return self.since if self.awaited is None else self.awaited.since
 
 
 # -- status --

@@ -213,7 +213,7 @@ class Owner:
 
     def _changes(self, context: Context, message: Changes) -> list[Revision] | Deferred:
         context.charge(FOLLOW)
-        found = self._feed.read(message.since, message.limit, self._store.revision)
+        found = self._feed.read(message.after, message.limit, self._store.revision)
         if found is None:
             return Deferred.READ_JOURNAL
         return Deferred.WAITS if message.wait and not found and not self._stopping else found

@@ -7,7 +7,6 @@ at all. What a reading holds is given back before the next one.
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import NamedTuple
 
 from kvactor import errors
@@ -16,7 +15,7 @@ from kvactor.api.changes import BYTES_PER_STEP, ChangesPage, ChangesQuery, Piece
 from kvactor.api.values import JSON
 from kvactor.core.feed import REVISIONS_PER_READ
 from kvactor.core.memory import SMALL, MemoryAccount
-from kvactor.core.messages import Changes
+from kvactor.core.messages import Awaited, Changes
 from kvactor.errors import InvalidRequest, KvactorError
 from kvactor.settings import Settings
 from kvactor.web.http import (
@@ -133,14 +132,12 @@ class ChangeRoutes:
         if asked.wait and not found:
             loop = asyncio.get_running_loop()
             end = loop.time() + asked.wait
-            with suppress(TimeoutError):
-                while not found:
-                    part = await self._read(exchange, since, asked.limit, prefix, end - loop.time())
-                    newest, since = part.newest, part.since
-                    _add(found, part)
-                    if not part.looked:
-                        # The server stops.
-                        break
+            while not found:
+                part = await self._read(exchange, since, asked.limit, prefix, end - loop.time())
+                newest, since = part.newest, part.since
+                _add(found, part)
+                if not part.looked:
+                    break
         whole = (b'{"revisions":[', *found[1:], b'],"since":%d}' % since)
         size = sum(map(len, whole))
         # What the response takes is counted before it is made.
@@ -152,20 +149,25 @@ class ChangeRoutes:
     async def _read(
         self, exchange: Exchange, since: int, limit: int, prefix: bytes, wait: float | None = None
     ) -> Part:
-        """Return the next revisions, cut. With `wait`, there is one at least, unless the server stops.
+        """Return the next revisions, cut. With `wait`, seconds, there is one at least that changes such
+        a key, unless the wait has ended.
 
-        Raises `TimeoutError` if there is none for `wait` seconds. What has been read is always cut and
-        returned, however long that takes: no revision is passed over.
+        What has been read is always cut and returned, however long that takes: no revision is passed
+        over.
         """
+        awaited = Awaited(prefix, since)
         try:
-            if wait is None:
-                answer = await exchange.ask(Changes(since, limit))
-            else:
-                async with self._deadlines.limit(wait):
-                    answer = await exchange.ask(Changes(since, limit, wait=True))
+            try:
+                if wait is None:
+                    answer = await exchange.ask(Changes(since, limit))
+                else:
+                    async with self._deadlines.limit(wait):
+                        answer = await exchange.ask(Changes(since, limit, True, awaited))
+            except TimeoutError:
+                return Part(awaited.since, awaited.since, 0, [])
             revisions = answer.result
             cuts = [cut async for cut in self._cache.cut(revisions, prefix)]
-            since = revisions[-1].number if revisions else since
+            since = revisions[-1].number if revisions else awaited.since
             return Part(answer.revision, since, len(revisions), cuts)
         finally:
             # The revisions are held no more, and the cache counts what is left of their text.
@@ -193,20 +195,17 @@ class ChangeRoutes:
                     # While the stream waits, it holds nothing.
                     text.clear()
                     heartbeat_at = loop.time() + self._settings.heartbeat
-                try:
-                    part = await self._read(
-                        exchange, since, REVISIONS_PER_READ, prefix, heartbeat_at - loop.time()
-                    )
-                except TimeoutError:
-                    if self._deadlines.must_end:
-                        return
+                part = await self._read(
+                    exchange, since, REVISIONS_PER_READ, prefix, heartbeat_at - loop.time()
+                )
+                since = part.since
+                if part.looked:
+                    text = _events(part)
+                elif self._deadlines.must_end:
+                    return
+                else:
                     # An event without data only sets the id from which the client resumes.
                     text = [b":\nid: %d\n\n" % since if prefix else b":\n\n"]
-                    continue
-                if not part.looked:
-                    # The server stops.
-                    return
-                since, text = part.since, _events(part)
                 del part
         except TimeoutError:
             # The server stops before this client has read its events: it resumes from there.

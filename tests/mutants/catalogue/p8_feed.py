@@ -8,6 +8,8 @@ from tests.mutants.mutant import Mutant
 _CACHE: Final = "kvactor/web/revision_cache.py"
 _CACHE_TESTS: Final = ("tests/web/test_revision_cache.py",)
 _CHANGES: Final = "kvactor/web/v1/changes.py"
+_FEED: Final = "kvactor/core/feed.py"
+_PREFIX_TESTS: Final = ("tests/core/test_feed_prefix.py",)
 _CHANGES_TESTS: Final = ("tests/web/v1/test_changes.py",)
 
 MUTANTS: Final = (
@@ -147,16 +149,57 @@ MUTANTS: Final = (
                 "ChangeRoutes._read",
                 find="""
                     async with self._deadlines.limit(wait):
-                        answer = await exchange.ask(Changes(since, limit, wait=True))
+                        answer = await exchange.ask(Changes(since, limit, True, awaited))
                 """,
                 replace="""
                     async with self._deadlines.limit(wait):
-                        answer = await exchange.ask(Changes(since, limit, wait=True))
+                        answer = await exchange.ask(Changes(since, limit, True, awaited))
                         async for _ in self._cache.cut(answer.result, prefix):
                             pass
                 """,
             ),
         ),
         killed_by=_CHANGES_TESTS,
+    ),
+    Mutant(
+        "p8-a-flush-answers-each-reader-that-waits",
+        "A write wakes all who wait, also for other keys: 400 of them, 25 milliseconds.",
+        edits=(
+            Edit(
+                _FEED,
+                "Feed.publish",
+                find="""
+                    return self.release(sorted(key for one in revisions for key, _ in one.changes))
+                """,
+                replace="return self.release()",
+            ),
+        ),
+        killed_by=_PREFIX_TESTS,
+    ),
+    Mutant(
+        "p8-what-was-passed-over-is-read-again",
+        "A reader that waits on is where it was, and reads all that was passed over in the end.",
+        edits=(
+            Edit(
+                _FEED,
+                "Feed.release",
+                find="awaited.since = self._tail[-1][0].number",
+                replace="pass",
+            ),
+        ),
+        killed_by=_PREFIX_TESTS,
+    ),
+    Mutant(
+        "p4-a-key-with-the-prefix-is-overlooked",
+        "Only the key that is the prefix itself answers a reader that waits.",
+        edits=(
+            Edit(
+                _FEED,
+                "_lacks",
+                find="keys[at].startswith(prefix)",
+                replace="keys[at] == prefix",
+            ),
+        ),
+        killed_by=_PREFIX_TESTS,
     ),
 )

@@ -28,8 +28,9 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from kvactor.core.memory import SMALL, Lease, MemoryAccount
 from kvactor.errors import InvalidRequest, Overloaded
+from kvactor.web.ending import Refusals
 from kvactor.web.logs import shown
-from kvactor.web.parts import PartsHandler, Turns
+from kvactor.web.parts import PartsHandler
 from kvactor.web.waits import WAITS
 
 #: Bytes of one request's head, all lines together.
@@ -40,7 +41,7 @@ MAX_HEAD: Final = 64 * 1024
 QUEUE: Final = 2
 
 
-class ConnectionServer(Turns, Protocol):
+class ConnectionServer(Refusals, Protocol):
     """What connections have in common."""
 
     account: MemoryAccount

@@ -18,11 +18,12 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
-from kvactor.core.memory import Lease
+from kvactor.core.memory import SMALL, Lease
 from kvactor.errors import KvactorError
 from kvactor.web.aiohttp_response import send, to_aiohttp
 from kvactor.web.errors import INTERNAL_ERROR, error_response, status_response
 from kvactor.web.logs import shown
+from kvactor.web.steps import Turnstile
 from kvactor.web.waits import Waits
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ LINGER_SIZE: Final = 64 * 1024 * 1024
 
 class Refusals(Protocol):
     """What connections have in common when they refuse."""
+
+    turnstile: Turnstile
 
     @property
     def revision(self) -> int:
@@ -106,6 +109,10 @@ class EndingHandler(web.RequestHandler):
         self._dropped += size
         if self._dropped > LINGER_SIZE:
             self._end_lingering()
+        elif size > SMALL and (turn := self._server.turnstile.enter()) is not None:
+            # Much of all clients together would hold up the loop: one of them is read from in a turn.
+            self._pause_transport_reading()
+            turn.add_done_callback(lambda _: self._resume_transport_reading())
 
     async def linger(self) -> None:
         """Drop what the client still sends, within bounds, after it was told all that there is to tell.

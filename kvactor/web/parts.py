@@ -5,23 +5,16 @@ The rule: what is not parsed yet counts, and reading pauses.
 """
 
 import asyncio
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from aiohttp import web
 
 from kvactor.core.memory import Lease
 from kvactor.errors import Overloaded
 from kvactor.web.ending import EndingHandler, Refusals
-from kvactor.web.steps import Turnstile
 
 #: Bytes of chunked bodies that are parsed at a time: about 5 milliseconds at worst.
 PART: Final = 8 * 1024
-
-
-class Turns(Refusals, Protocol):
-    """What connections have in common when they parse in parts."""
-
-    turnstile: Turnstile
 
 
 class PartsHandler(EndingHandler):
@@ -29,9 +22,7 @@ class PartsHandler(EndingHandler):
 
     __slots__ = ("_at_once", "_chunked", "_held_back", "_parts", "_unparsed", "_waits_for_turn")
 
-    _server: Turns
-
-    def __init__(self, server: Turns, lease: Lease, manager: web.Server, **limits: Any) -> None:
+    def __init__(self, server: Refusals, lease: Lease, manager: web.Server, **limits: Any) -> None:
         super().__init__(server, lease, manager, **limits)
         #: is the body that arrives one in chunks?
         self._chunked = False

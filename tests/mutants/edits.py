@@ -8,6 +8,7 @@ text. Afterwards the edited text has to have the syntax tree that replacing the 
 import ast
 import re
 import textwrap
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -34,6 +35,10 @@ _Definition: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _Part: TypeAlias = ast.expr | ast.stmt | ast.excepthandler
 
 _EXCEPT: Final = re.compile(r"except\b")
+
+#: One thread at a time makes a tree: CPython 3.11 counts how deep it is for all threads together, and
+#: raises SystemError when two of them do so (python/cpython#106905).
+_PARSING: Final = threading.Lock()
 
 
 class _Place(NamedTuple):
@@ -68,7 +73,7 @@ def edited(source: str, edit: Edit) -> str:
     text = _spliced(source, places[0].nodes, edit.replace)
     places[0].swap(replace)
     try:
-        fits = _same([ast.parse(text)], [tree])
+        fits = _same([_tree(text)], [tree])
     except SyntaxError:
         fits = False
     if not fits:
@@ -116,9 +121,15 @@ def _parts(fragment: str, edit: Edit) -> Sequence[_Part]:
     return _parsed(text, edit, repr(fragment)).body
 
 
+def _tree(text: str) -> ast.Module:
+    """Return the tree of a source. Raises `SyntaxError`."""
+    with _PARSING:
+        return ast.parse(text)
+
+
 def _parsed(text: str, edit: Edit, what: str) -> ast.Module:
     try:
-        return ast.parse(text)
+        return _tree(text)
     except SyntaxError as error:
         raise _refused(edit, f"{what} is no Python: {error}") from error
 
@@ -160,7 +171,7 @@ def _indented(text: str, column: int) -> str:
     shift = code.count("\n") - text.count("\n")
     inside = {
         number - shift
-        for node in ast.walk(ast.parse(code))
+        for node in ast.walk(_tree(code))
         if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno is not None
         for number in range(node.lineno + 1, node.end_lineno + 1)
     }

@@ -214,6 +214,26 @@ async def test_a_client_that_never_stops_sending_is_cut_off(
     assert client.is_closing()
 
 
+async def test_of_all_clients_that_never_stop_one_is_read_from_in_each_turn_of_the_loop(
+    server: Server, runner: web.AppRunner
+) -> None:
+    clients = [Client(runner, b"\x00") for _ in range(4)]
+    await until(lambda: all(client.ended for client in clients))
+    await turns()
+    for client in clients:
+        client.receive(bytes(SMALL + 1))
+    paused = [sum(client.paused for client in clients)]
+    assert paused == [3]
+    while paused[-1]:
+        await asyncio.sleep(0)
+        paused.append(sum(client.paused for client in clients))
+    assert list(dict.fromkeys(paused)) == [3, 2, 1, 0]
+    # A little waits for nobody.
+    for client in clients:
+        client.receive(bytes(SMALL))
+    assert not any(client.paused for client in clients)
+
+
 # -- behind a request --
 
 

@@ -6,6 +6,7 @@ from tests.mutants.edits import Edit
 from tests.mutants.mutant import Mutant
 
 _CONNECTION: Final = "kvactor/web/connection.py"
+_ENDING: Final = "kvactor/web/ending.py"
 _PARTS: Final = "kvactor/web/parts.py"
 _STEPS: Final = "kvactor/web/steps.py"
 _ARRIVING: Final = ("tests/web/test_arriving.py",)
@@ -102,6 +103,19 @@ MUTANTS: Final = (
             Edit(
                 _PARTS,
                 "PartsHandler._parse_part",
+                find="(turn := self._server.turnstile.enter()) is not None",
+                replace="(turn := Turnstile().enter()) is not None",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
+        "p8-what-is-dropped-is-read-in-one-turn",
+        "Each client that is refused and goes on sending is read from in each turn of the loop.",
+        edits=(
+            Edit(
+                _ENDING,
+                "EndingHandler._drop",
                 find="(turn := self._server.turnstile.enter()) is not None",
                 replace="(turn := Turnstile().enter()) is not None",
             ),

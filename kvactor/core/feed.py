@@ -68,18 +68,20 @@ class Feed:
             self._size -= self._tail.popleft()[1]
         if not self._waiting or sum(len(one.changes) for one in revisions) > MAX_SOUGHT:
             return self.release()
-        return self.release(sorted(key for one in revisions for key, _ in one.changes))
+        keys = sorted(key for one in revisions for key, _ in one.changes)
+        return self.release(keys, revisions[-1].number)
 
-    def release(self, keys: Sequence[bytes] | None = None) -> Iterator[Waiting]:
-        """Yield the readers that wait, or those that wait for one of these keys, which are sorted. Each
-        is forgotten when the next is asked for. If an answer raises, the owner fails, and `abandoned`
-        returns that reader and those behind it.
+    def release(self, keys: Sequence[bytes] | None = None, newest: int = 0) -> Iterator[Waiting]:
+        """Yield the readers that wait, or those that wait for one of these keys, which are sorted; the
+        others have passed over the revisions up to `newest`. Each is forgotten when the next is asked
+        for. If an answer raises, the owner fails, and `abandoned` returns that reader and those behind
+        it.
         """
         waiting = self._waiting
         for _ in range(len(waiting)):
             awaited = waiting[0][0].awaited
             if keys is not None and awaited is not None and _lacks(keys, awaited.prefix):
-                awaited.since = self._tail[-1][0].number
+                awaited.since = newest
                 waiting.rotate(-1)
             else:
                 yield waiting[0]

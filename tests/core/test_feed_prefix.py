@@ -60,3 +60,16 @@ def test_flushes_of_many_keys_answer_each_reader_that_waits(monkeypatch: pytest.
     harness.ask(batch(put(b"a"), put(b"b")))
     catch_up(harness, journal)
     assert numbers(waiting.result) == [2]
+
+
+def test_a_flush_that_is_larger_than_the_tail_is_passed_over_like_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed, "TAIL_SIZE", 100)
+    harness = OwnerHarness()
+    awaited, waiting = wait_for(harness, 0, b"b/")
+    harness.ask(put(b"a", value=b"." * 1000))
+    assert not waiting.answered
+    assert awaited.since == 1
+    harness.ask(put(b"b/1"))
+    assert numbers(waiting.result) == [2]

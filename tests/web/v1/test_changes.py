@@ -536,7 +536,11 @@ async def test_a_long_poll_shows_what_it_has_read_though_its_time_is_over(
 
 
 @pytest.mark.parametrize("settings", [Settings(heartbeat=1)])
-async def test_a_stream_has_its_heartbeat_though_others_write_other_keys(server: Server) -> None:
+@pytest.mark.parametrize("sought", [feed.MAX_SOUGHT, 0], ids=["it waits on", "it is woken by each"])
+async def test_a_stream_has_its_heartbeat_though_others_write_other_keys(
+    server: Server, sought: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "MAX_SOUGHT", sought)
     events = await follow(server, "prefix=b")
     assert await events.block() == [b":"]
     beat = asyncio.create_task(events.block())

@@ -286,7 +286,7 @@ class Connection(PartsHandler):
             self._malformed(InvalidRequest("This server is no proxy: it takes no CONNECT."))
         elif tail is None:
             # Nothing tells where the next request begins: there is none on this connection.
-            self._messages[-1] = (message._replace(should_close=True), self._messages[-1][1])
+            self._closes_after_last()
         else:
             cast(HttpRequestParser, self._parser).set_upgraded(False)
             if tail:

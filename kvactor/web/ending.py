@@ -97,10 +97,7 @@ class EndingHandler(web.RequestHandler):
         self._arriving = None
         arriving.set_exception(error)
         arriving.feed_eof()
-        message, _ = self._messages[-1] if self._messages else (None, None)
-        if isinstance(message, RawRequestMessage):
-            self._messages[-1] = (message._replace(should_close=True), arriving)
-        else:
+        if not self._closes_after_last():
             self.close()
 
     # -- what still arrives --
@@ -161,7 +158,17 @@ class EndingHandler(web.RequestHandler):
         if idle or not self._request_count or self._arriving is not None or self._lingering is not None:
             return False
         self.waits.leave()
-        self.close()
+        if not self._closes_after_last():
+            self.close()
+        return True
+
+    def _closes_after_last(self) -> bool:
+        """Close after the last request that waits to be turned to. False: none waits."""
+        if not self._messages:
+            return False
+        message, body = self._messages[-1]
+        if isinstance(message, RawRequestMessage):
+            self._messages[-1] = (message._replace(should_close=True), body)
         return True
 
     # -- responses of aiohttp's own --

@@ -426,6 +426,22 @@ async def test_a_half_closed_client_gets_its_response_and_the_connection_closes(
     await until(lambda: actor.metrics.connections == actor.metrics.subscribers() == 0)
 
 
+@pytest.mark.parametrize("later", range(8))
+async def test_a_half_closed_client_gets_each_response_whenever_the_next_request_has_come(
+    server: Server, runner: web.AppRunner, later: int
+) -> None:
+    client = Client(runner, message("PUT", "/v1/kv/a", b"."))
+    for _ in range(later):
+        await asyncio.sleep(0)
+    client.receive(GET)
+    await until(lambda: not client.paused)
+    protocol: Any = client._protocol
+    if not protocol.eof_received():
+        client.close()
+    await until(client.is_closing)
+    assert client.answers == 2
+
+
 async def test_a_stream_of_a_half_closed_client_ends(server: Server) -> None:
     connection = await server.send(STREAM)
     assert await connection.head() is not None

@@ -17,6 +17,19 @@ MUTANTS: Final = (
         killed_by=_ARRIVING,
     ),
     Mutant(
+        "p8-the-end-of-a-client-drops-its-last-request",
+        "A client that ends its side after two requests gets the response to one of them.",
+        edits=(
+            Edit(
+                _ENDING,
+                "EndingHandler.eof_received",
+                find="not self._closes_after_last()",
+                replace="True",
+            ),
+        ),
+        killed_by=_ARRIVING,
+    ),
+    Mutant(
         "p8-a-gone-client-is-not-looked-for",
         "A client that goes while nothing is read from it is noticed only after its request.",
         edits=(

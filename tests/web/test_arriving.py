@@ -408,6 +408,18 @@ async def test_a_follower_that_is_gone_leaves_its_place_at_once(
         await until(lambda: actor.metrics.subscribers() == 0)
 
 
+async def test_a_client_that_goes_before_its_request_has_begun_is_no_fault_of_the_servers(
+    server: Server, runner: web.AppRunner, account: MemoryAccount, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Client(runner)
+    await turns()
+    client.receive(PUT[:100])
+    client.abort()
+    await turns()
+    assert account.used == 0
+    assert not caplog.records
+
+
 async def half_closed(server: Server, data: bytes) -> Connection:
     connection = await server.send(data)
     connection._writer.write_eof()

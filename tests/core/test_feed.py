@@ -384,10 +384,10 @@ async def test_waiting_readers_are_answered_when_the_owner_fails_while_it_answer
         return read(feed_, *arguments)
 
     monkeypatch.setattr(feed.Feed, "read", broken)
-    actor.ask(put(b"a"))
+    written = actor.ask(put(b"a"))
     await ended(actor)
     outcomes = [future.exception() for future in waiting]
-    assert outcomes[0] is None
+    assert written.exception() is outcomes[0] is None
     assert [type(outcome) for outcome in outcomes[1:]] == [OutcomeUnknown, OutcomeUnknown]
 
 

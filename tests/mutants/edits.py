@@ -8,8 +8,8 @@ text. Afterwards the edited text has to have the syntax tree that replacing the 
 import ast
 import re
 import textwrap
-import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple, TypeAlias
 
 
@@ -36,9 +36,10 @@ _Part: TypeAlias = ast.expr | ast.stmt | ast.excepthandler
 
 _EXCEPT: Final = re.compile(r"except\b")
 
-#: One thread at a time makes a tree: CPython 3.11 counts how deep it is for all threads together, and
-#: raises SystemError when two of them do so (python/cpython#106905).
-_PARSING: Final = threading.Lock()
+#: So often a tree is made again. CPython 3.11 counts how deep it is for all threads together, and
+#: raises SystemError when another one is made meanwhile (python/cpython#106905): in another thread, or
+#: by a finalizer that shows a traceback.
+_AGAIN: Final = 20
 
 
 class _Place(NamedTuple):
@@ -123,8 +124,10 @@ def _parts(fragment: str, edit: Edit) -> Sequence[_Part]:
 
 def _tree(text: str) -> ast.Module:
     """Return the tree of a source. Raises `SyntaxError`."""
-    with _PARSING:
-        return ast.parse(text)
+    for _ in range(_AGAIN):
+        with suppress(SystemError):
+            return ast.parse(text)
+    return ast.parse(text)
 
 
 def _parsed(text: str, edit: Edit, what: str) -> ast.Module:

@@ -67,6 +67,9 @@ class BodyReader:
         body = bytearray()
         try:
             async with self._deadlines.limit(self._timeout):
+                if request.transport is None:
+                    # aiohttp tells only a request that has begun.
+                    raise ConnectionResetError("Connection lost")
                 if connection is not None:
                     connection.read_by(lease)
                 lease.check(length - lease.size)

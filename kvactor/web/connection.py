@@ -118,10 +118,7 @@ class Connection(PartsHandler):
         if self._waiter is None:
             # Nobody turns to these any more. (Otherwise the connection's task is about to take one.)
             self._messages.clear()
-        if self._arriving is not None:
-            # aiohttp does so only for a request that has begun.
-            self._arriving.set_exception(ConnectionResetError("Connection lost"))
-            self._arriving = None
+        self._arriving = None
         super().connection_lost(exc)
         self._forget_parts()
         self.waits.leave()

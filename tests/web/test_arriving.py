@@ -420,6 +420,17 @@ async def test_a_client_that_goes_before_its_request_has_begun_is_no_fault_of_th
     assert not caplog.records
 
 
+async def test_a_client_that_goes_while_the_rest_of_a_body_is_dropped_is_no_fault_either(
+    server: Server, runner: web.AppRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Client(runner, GET[:-2] + b"Content-Length: 10\r\n\r\n")
+    await until(lambda: client.answers == 1)
+    await turns()
+    client.abort()
+    await turns()
+    assert not caplog.records
+
+
 async def half_closed(server: Server, data: bytes) -> Connection:
     connection = await server.send(data)
     connection._writer.write_eof()

@@ -99,7 +99,7 @@ class Metrics:
             "memtable_bytes": ("Bytes in the memtable, with overhead.", report.memtable_bytes),
             "folded_revision": ("Newest revision in the tree.", report.folded),
             "writes_stalled": (
-                "1 while writes are refused because folds fall behind.",
+                "1 while writes are refused because folds or flushes fall behind.",
                 int(report.stalled),
             ),
             "transactions_open": ("Isolated transactions open.", report.transactions),

@@ -1,8 +1,9 @@
-"""Admission: which writes are accepted, while the disk is nearly full or folds fall behind.
+"""Admission: which writes are accepted, while the disk is nearly full or cannot keep up.
 
 The rule: a write is refused before anything of it is done. Below the floor of free space only deletions
-are accepted, and no write is while more than `MAX_MEMTABLES` memtables wait for a fold. While something
-is still to be folded, or the journal forgets, the client is told to try again: that gives room.
+are accepted, and no write is while more than `MAX_MEMTABLES` memtables wait for a fold, or
+`MAX_UNFLUSHED` bytes for a flush. While something is still to be folded, or the journal forgets, the
+client is told to try again: that gives room.
 """
 
 from kvactor.core.overlay import Overlay
@@ -15,6 +16,10 @@ from kvactor.settings import Settings
 
 #: While a memtable is being folded, writes stall once this many times `memtable_size` wait behind it.
 MAX_MEMTABLES = 4
+
+#: Writes stall, too, once so many bytes, with overhead, wait for the disk: those of commits are in no
+#: other account of memory.
+MAX_UNFLUSHED = 32 * 1024 * 1024
 
 #: How many bytes the files may grow for a byte that is staged, with overhead, at most: see `_bound`.
 GROWTH = 4 + PAGE // ENTRY_OVERHEAD
@@ -48,8 +53,11 @@ class Admission:
 
     @property
     def stalled(self) -> bool:
-        """Do writes stall, because folds do not keep up with them?"""
-        return self._store.folding and self._store.unfolded >= self._max_unfolded
+        """Do writes stall, because flushes or folds do not keep up with them?"""
+        store = self._store
+        return store.unflushed >= MAX_UNFLUSHED or (
+            store.folding and store.unfolded >= self._max_unfolded
+        )
 
     @property
     def left(self) -> int:
@@ -90,6 +98,12 @@ class Admission:
         """Is there space for a fold?"""
         return self.plenty or self.space.can_hold(self._load())
 
+    @property
+    def _accepts_all(self) -> bool:
+        """Is any write accepted, without a closer look?"""
+        store = self._store
+        return self.plenty and not store.folding and store.unflushed < MAX_UNFLUSHED
+
     def check_writable(self, size: int, keys: int, largest: int) -> None:
         """Raise `StorageFull` if too little space is free for a write of so many keys of so many bytes
         together, the largest of which is given, and `WritesStalled` while writes stall.
@@ -103,7 +117,7 @@ class Admission:
                 f"leave less than min_free_space ({self._floor}). Delete keys, free space on the disk, "
                 "or lower min_free_space; reads go on."
             )
-        self._check_folds()
+        self._check_stalled()
 
     def check_deletable(self, size: int, keys: int) -> None:
         """Raise `StorageFull` if too little space is free even to delete so many keys of so many bytes,
@@ -116,11 +130,11 @@ class Admission:
                 f"of min_free_space ({self._floor}) is never used. Delete fewer at once, or free space "
                 "on the disk; reads go on."
             )
-        self._check_folds()
+        self._check_stalled()
 
     def check_commit(self, changes: Overlay) -> None:
         """Raise as `check_writable`, unless all keys are deleted: then as `check_deletable`."""
-        if self.plenty and not self._store.folding:
+        if self._accepts_all:
             return
         size, keys, largest = changes.size, len(changes), changes.largest
         if not self.has_room(size, keys, largest) and deletes(changes):
@@ -132,7 +146,7 @@ class Admission:
         """Raise as `check_commit` for one write, by a transaction or without one. What is kept for the
         idempotency key of a transaction that only deletes is accepted with its deletions.
         """
-        if self.plenty and not self._store.folding:
+        if self._accepts_all:
             return
         size = ENTRY_OVERHEAD + len(key) + (0 if entry is TOMBSTONE else len(entry))
         if entry is TOMBSTONE:
@@ -181,11 +195,12 @@ class Admission:
                 "Nothing was done; try again later."
             )
 
-    def _check_folds(self) -> None:
+    def _check_stalled(self) -> None:
         if self.stalled:
             raise WritesStalled(
-                f"{self._store.unfolded} bytes of changes wait to be folded into the tree, and at "
-                f"most {MAX_MEMTABLES} times memtable_size may. Nothing was done; try again later."
+                f"{self._store.unfolded} bytes of changes wait to be flushed to the disk or folded "
+                f"into the tree. At most {MAX_UNFLUSHED} bytes may wait for a flush, and "
+                f"{MAX_MEMTABLES} times memtable_size for a fold. Nothing was done; try again later."
             )
 
 

@@ -157,9 +157,14 @@ class Store:
         return self._staging.overlay.size
 
     @property
+    def unflushed(self) -> int:
+        """How many bytes, with overhead, are staged or flushing."""
+        return self._staging.overlay.size + self._flushing.overlay.size
+
+    @property
     def unfolded(self) -> int:
         """How many bytes, with overhead, are staged, flushing, or in the memtable."""
-        return self._staging.overlay.size + self._flushing.overlay.size + self.memtable.size
+        return self.unflushed + self.memtable.size
 
     @property
     def staging_keys(self) -> int:

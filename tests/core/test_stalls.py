@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from kvactor.core import admission
 from kvactor.core.admission import MAX_MEMTABLES
 from kvactor.core.messages import SHARED, Begin, Check, Commit, Inspect, Message, Open, Rollback, Status
 from kvactor.core.operations import Delete, Get, Increment, Range, Set
@@ -134,6 +135,23 @@ def test_a_memtable_that_is_full_does_not_stall_writes_before_a_fold_is_under_wa
     assert not harness.ask(Status()).result.stalled
     catch_up(harness, journal)
     assert [reply.error for reply in replies] == [None] * 100
+
+
+def test_writes_stall_while_much_waits_for_a_flush_and_go_on_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission, "MAX_UNFLUSHED", BOUND)
+    journal = HeldJournal()
+    harness = OwnerHarness(journal)
+    replies = [harness.ask(put(b"%05d" % number, VALUE)) for number in range(100)]
+    refused = [reply for reply in replies if reply.answered]
+    assert {type(reply.error) for reply in refused} == {WritesStalled}
+    assert BOUND <= harness.owner._store.unfolded < BOUND + ONE_WRITE
+    assert harness.ask(Status()).result.stalled
+    catch_up(harness, journal)
+    assert [reply.error for reply in replies if reply not in refused] == [None] * (100 - len(refused))
+    assert not harness.ask(Status()).result.stalled
+    assert harness.send(put(b"a")).error is None
 
 
 def test_sweeps_pause_while_writes_stall_and_forget_no_key() -> None:

@@ -387,7 +387,20 @@ MUTANTS: Final = (
             Edit(
                 "kvactor/core/admission.py",
                 "Admission.stalled",
-                find="self._store.folding and self._store.unfolded >= self._max_unfolded",
+                find="store.folding and store.unfolded >= self._max_unfolded",
+                replace="False",
+            ),
+        ),
+        killed_by=("tests/core/test_stalls.py",),
+    ),
+    Mutant(
+        "p8-writes-do-not-stall-for-a-flush",
+        "Writes are accepted without a bound while a flush takes long: commits fill the memory.",
+        edits=(
+            Edit(
+                "kvactor/core/admission.py",
+                "Admission.stalled",
+                find="store.unflushed >= MAX_UNFLUSHED",
                 replace="False",
             ),
         ),

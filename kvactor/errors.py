@@ -263,8 +263,8 @@ class StorageFull(KvactorError):
 
 
 class WritesStalled(KvactorError):
-    """Is raised by writes while folds or flushes fall behind, or folds make room. Nothing was done; reads
-    go on; try again.
+    """Is raised by writes while folds or flushes fall behind, or make room on the disk. Nothing was
+    done; reads go on; try again.
     """
 
     code = "writes_stalled"

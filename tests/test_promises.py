@@ -79,13 +79,13 @@ async def actor(journal: HeldJournal) -> AsyncIterator[StoreActor]:
 async def test_p1_only_the_owner_touches_the_store_and_there_is_no_lock(actor: StoreActor) -> None:
     package = Path(kvactor.__file__).parent
     server = [path for path in package.rglob("*.py") if package / "tools" not in path.parents]
-    sources = {path.name: path.read_text() for path in server}
+    sources = {str(path.relative_to(package)): path.read_text() for path in server}
     locks = re.compile(r"\b(Lock|RLock|Semaphore|BoundedSemaphore|Condition|Barrier)\b")
     assert [name for name, source in sources.items() if locks.search(source)] == []
     # A thread that keeps the time of a stop, and touches nothing.
-    assert [name for name, source in sources.items() if "threading" in source] == ["deadline.py"]
+    assert [name for name, source in sources.items() if "threading" in source] == ["cli/deadline.py"]
     users = {name for name, source in sources.items() if re.search(r"\bStore\(", source)}
-    assert users == {"owner.py"}
+    assert users == {"core/owner.py"}
     running = [task for task in asyncio.all_tasks() if task.get_name() == "kvactor-owner"]
     assert running == [actor.done]
 

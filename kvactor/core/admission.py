@@ -98,12 +98,6 @@ class Admission:
         """Is there space for a fold?"""
         return self.plenty or self.space.can_hold(self._load())
 
-    @property
-    def _accepts_all(self) -> bool:
-        """Is any write accepted, without a closer look?"""
-        store = self._store
-        return self.plenty and not store.folding and store.unflushed < MAX_UNFLUSHED
-
     def check_writable(self, size: int, keys: int, largest: int) -> None:
         """Raise `StorageFull` if too little space is free for a write of so many keys of so many bytes
         together, the largest of which is given, and `WritesStalled` while writes stall.
@@ -134,7 +128,7 @@ class Admission:
 
     def check_commit(self, changes: Overlay) -> None:
         """Raise as `check_writable`, unless all keys are deleted: then as `check_deletable`."""
-        if self._accepts_all:
+        if self.plenty and not self.stalled:
             return
         size, keys, largest = changes.size, len(changes), changes.largest
         if not self.has_room(size, keys, largest) and deletes(changes):
@@ -146,7 +140,7 @@ class Admission:
         """Raise as `check_commit` for one write, by a transaction or without one. What is kept for the
         idempotency key of a transaction that only deletes is accepted with its deletions.
         """
-        if self._accepts_all:
+        if self.plenty and not self.stalled:
             return
         size = ENTRY_OVERHEAD + len(key) + (0 if entry is TOMBSTONE else len(entry))
         if entry is TOMBSTONE:
